@@ -1,0 +1,1 @@
+"""The deliverable: a raw-in graph, its bundle, and the sessions that run it."""

@@ -1,0 +1,1 @@
+"""The journeys that join the rooms, the reports, and the command line."""

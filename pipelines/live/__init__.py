@@ -1,0 +1,1 @@
+"""Two running streams: capture, pair, align, infer, and hand the answers on."""
