@@ -1,0 +1,91 @@
+"""The command line: ``rgbt COMMAND …``; imports nothing heavy until a command runs."""
+
+import argparse
+import errno
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from data.errors import DataError
+from export.errors import ExportError
+from fusion.errors import FusionError
+
+COMMANDS = {
+    "demo": "synthetic pairs → all stages → export → verify → live, with a report",
+    "data": "write, check, show and generate paired data sets",
+    "recipe": "list the training recipes, and show one as a table of stages",
+    "train": "train in stages",
+    "evaluate": "measure a run or a bundle on a data set",
+    "export": "turn a run into a bundle: the ONNX graph, its description and its proof",
+    "verify": "replay a bundle's golden pairs",
+    "bench": "measure the speed of a bundle, alone and live",
+    "live": "run a bundle on two streams",
+    "doctor": "say what this machine can do, and what is wrong with it",
+}
+"""Sub-command → its line in the help. Each is a module of pipelines.commands with configure() and run()."""
+
+ROOMS = ("data", "export", "fusion", "pipelines")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code: 0 done, 1 it failed, 2 wrong usage, 130 interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    hidden = _hidden_room()
+    if hidden:
+        print(f"rgbt: error: {hidden}", file=sys.stderr)
+        return 1
+    try:
+        args = _parser(arguments).parse_args(arguments)
+        return int(args.run(args))
+    except SystemExit as stop:  # argparse: 0 after --help, 2 after wrong usage
+        return int(stop.code or 0)
+    except (DataError, ExportError, FusionError) as error:
+        print(f"rgbt: error: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+    except OSError as error:
+        print(f"rgbt: error: {_os_error(error)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("rgbt: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    """Build the parser; only the module of the command that was typed is imported."""
+    parser = argparse.ArgumentParser(
+        prog="rgbt", description="Train, export and run models that see with an RGB and a thermal camera at once."
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    typed = next((word for word in arguments if not word.startswith("-")), None)
+    for name, line in COMMANDS.items():
+        command = commands.add_parser(
+            name, help=line, description=line[0].upper() + line[1:] + ".",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        if name == typed:
+            module = importlib.import_module(f"pipelines.commands.{name}")
+            command.epilog = module.EXAMPLE
+            module.configure(command)
+            if not command.get_default("run"):
+                command.set_defaults(run=module.run)
+    return parser
+
+
+def _hidden_room() -> str | None:
+    """Name a package of somebody else's that hides one of ours: the names data, export, fusion are generic."""
+    home = Path(__file__).resolve().parent.parent
+    for room in ROOMS:
+        found = importlib.import_module(room).__file__
+        if found is None or Path(found).resolve().parent.parent != home:
+            return f"the package '{room}' at {found} hides ours; install rgbt-fusion in an environment of its own"
+    return None
+
+
+def _os_error(error: OSError) -> str:
+    if error.errno == errno.ENOSPC:
+        return f"no space left on the disk{f' for {error.filename}' if error.filename else ''}; nothing was half-written"
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error)
