@@ -1,4 +1,4 @@
-"""From delivered frames to the arrays that a model or a bundle takes; the same for training, evaluate and live."""
+"""From delivered frames to the arrays that a model or a bundle takes; the same for training and live."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -27,7 +27,7 @@ class InputSpec(BaseModel):
     thermal_size: Size
     """Height, width after alignment."""
     letterbox: bool = False
-    """True: frames of any size are scaled onto this canvas, top left. False: frames have exactly this size."""
+    """True: frames of any size are scaled onto this canvas, top left. False: frames have this size."""
     thermal: ThermalSpec
 
     @model_validator(mode="after")
@@ -59,27 +59,45 @@ class Preparer:
         self.rig = rig
         self._aligners: dict[tuple[tuple[int, int], tuple[int, int]], Aligner] = {}
 
-    def __call__(self, rgb: Image | None, thermal: Image | None, where: str = "") -> Prepared:
+    def __call__(
+        self,
+        rgb: Image | None,
+        thermal: Image | None,
+        where: str = "",
+        *,
+        rgb_size: tuple[int, int] | None = None,
+    ) -> Prepared:
         """Prepare one pair of delivered images; either may be None.
 
+        Args:
+            rgb: H×W×3 uint8.
+            thermal: H×W of the spec's dtype.
+            where: Names the pair in an error.
+            rgb_size: Height, width of the RGB frame that is absent, where it is known (canvas only).
+
         Raises:
-            DataError: a frame has another size or dtype than declared; ``where`` names the pair in the text.
+            DataError: a frame has another size or dtype than declared.
         """
         assert rgb is not None or thermal is not None
         scale = 1.0
         if rgb is not None:
             self._check_rgb(rgb, where)
-        aligned = None if thermal is None else self._align(rgb, thermal, where)
+            rgb_size = (rgb.shape[0], rgb.shape[1])
+        rgb_size = rgb_size or self.rig.rgb_size or (None if self.inputs.letterbox else self.inputs.rgb_size)
+        aligned = None if thermal is None else self._align(rgb_size, thermal, where)
         if self.inputs.letterbox:
-            reference = rgb if rgb is not None else aligned
-            assert reference is not None
-            scale, content = fit(reference.shape[:2], self.inputs.rgb_size)
+            if rgb_size is None:  # thermal alone: it covers RGB's view, in its own pixels
+                assert aligned is not None
+                rgb_size = (aligned.shape[0], aligned.shape[1])
+            scale, content = fit(rgb_size, self.inputs.rgb_size)
             rgb = None if rgb is None else place(rgb, content, self.inputs.rgb_size, RGB_PADDING)
             if aligned is not None:
                 aligned = self._place_thermal(aligned, content)
         return Prepared(
             rgb=np.zeros((*self.inputs.rgb_size, 3), np.uint8) if rgb is None else rgb,
-            thermal=np.zeros(self.inputs.thermal_size, self.inputs.thermal.dtype) if aligned is None else aligned,
+            thermal=np.zeros(self.inputs.thermal_size, self.inputs.thermal.dtype)
+            if aligned is None
+            else aligned,
             present=np.array([rgb is not None, aligned is not None], np.float32),
             scale=scale,
         )
@@ -90,25 +108,21 @@ class Preparer:
         if not self.inputs.letterbox and rgb.shape[:2] != self.inputs.rgb_size:
             height, width = self.inputs.rgb_size
             raise DataError(
-                f"{where}: RGB frame is {rgb.shape[1]}×{rgb.shape[0]} (width×height), expected {width}×{height}"
+                f"{where}: RGB frame is {rgb.shape[1]}×{rgb.shape[0]} (width×height), "
+                f"expected {width}×{height}"
             )
 
-    def _align(self, rgb: Image | None, thermal: Image, where: str) -> Image:
-        if rgb is not None:
-            rgb_size = (rgb.shape[0], rgb.shape[1])
-        elif not self.inputs.letterbox:
-            rgb_size = self.inputs.rgb_size
-        else:
-            rgb_size = self.rig.rgb_size or (thermal.shape[0], thermal.shape[1])
-        key = (rgb_size, (thermal.shape[0], thermal.shape[1]))
+    def _align(self, rgb_size: tuple[int, int] | None, thermal: Image, where: str) -> Image:
+        thermal_size = (thermal.shape[0], thermal.shape[1])
+        key = (rgb_size or thermal_size, thermal_size)
         if key not in self._aligners:
             self._aligners[key] = self.rig.aligner(self.inputs.thermal, *key)
         aligner = self._aligners[key]
         if not self.inputs.letterbox and aligner.out_size != self.inputs.thermal_size:
             height, width = self.inputs.thermal_size
             raise DataError(
-                f"{where}: thermal frame is {aligner.out_size[1]}×{aligner.out_size[0]} (width×height, upright), "
-                f"expected {width}×{height}"
+                f"{where}: thermal frame is {aligner.out_size[1]}×{aligner.out_size[0]} (width×height, "
+                f"upright), expected {width}×{height}"
             )
         return aligner(thermal, where or "thermal")
 
@@ -129,7 +143,7 @@ def fit(size: tuple[int, ...], canvas: tuple[int, int]) -> tuple[float, tuple[in
 
 
 def place(image: Image, content: tuple[int, int], canvas: tuple[int, int], padding: float) -> Image:
-    """Scale ``image`` to ``content`` (height, width; bilinear, half-pixel), top left on a canvas of ``padding``."""
+    """Scale ``image`` to ``content`` (height, width; bilinear, half-pixel), top left on ``padding``."""
     scaled = cv2.resize(image, (content[1], content[0]), interpolation=cv2.INTER_LINEAR)
     placed = np.full((*canvas, *image.shape[2:]), padding, image.dtype)
     placed[: content[0], : content[1]] = scaled

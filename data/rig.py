@@ -47,7 +47,9 @@ class Rig(BaseModel):
         if self.homography is None:
             return self
         if self.rgb_size is None or self.thermal_size is None:
-            raise ValueError("a homography needs rgb_size and thermal_size: the picture sizes it was measured at")
+            raise ValueError(
+                "a homography needs rgb_size and thermal_size: the picture sizes it was measured at"
+            )
         if abs(np.linalg.det(np.array(self.homography))) < 1e-12:
             raise ValueError("the homography cannot be inverted")
         return self
@@ -66,13 +68,18 @@ class Rig(BaseModel):
         """Write the rig as YAML, atomically."""
         write_model(path, self)
 
-    def aligner(self, spec: ThermalSpec, rgb_size: tuple[int, int], thermal_size: tuple[int, int]) -> "Aligner":
+    def aligner(
+        self, spec: ThermalSpec, rgb_size: tuple[int, int], thermal_size: tuple[int, int]
+    ) -> "Aligner":
         """Prepare the warp for frames of these sizes (height, width as delivered).
 
         Raises:
             DataError: the sizes differ from those the rig was measured at.
         """
-        for name, declared, found in (("rgb", self.rgb_size, rgb_size), ("thermal", self.thermal_size, thermal_size)):
+        for name, declared, found in (
+            ("rgb", self.rgb_size, rgb_size),
+            ("thermal", self.thermal_size, thermal_size),
+        ):
             if declared is not None and declared != found:
                 raise DataError(
                     f"the rig was measured with {name} frames of {declared[1]}×{declared[0]} (width×height), "
@@ -144,13 +151,19 @@ class Aligner:
     def _fill(self, image: Image, invalid: NDArray[np.bool_] | None) -> Image:
         if invalid is None:
             return image
-        return np.where(invalid, self.spec.dtype.type(self.spec.invalid), image)
+        return np.asarray(np.where(invalid, self.spec.dtype.type(self.spec.invalid), image))
 
     def _warp(self, image: Image, border: float) -> Image:
         height, width = self.out_size
-        return cv2.warpPerspective(
-            image, self.matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=border
+        warped = cv2.warpPerspective(
+            image,
+            self.matrix,
+            (width, height),
+            flags=cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_CONSTANT,
+            borderValue=border,
         )
+        return np.asarray(warped)
 
 
 def _either(a: NDArray[np.bool_] | None, b: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:

@@ -56,7 +56,7 @@ class ThermalSpec(BaseModel):
         if not isinstance(values, dict) or values.get("unit") not in DTYPES:
             return values
         unit = values["unit"]
-        filled = {"min_span": _MIN_SPAN[unit], "invalid": _INVALID[unit]}
+        filled: dict[str, Any] = {"min_span": _MIN_SPAN[unit], "invalid": _INVALID[unit]}
         if unit == "celsius":
             filled["range"] = (-20.0, 60.0)
         return {**filled, **values}
@@ -92,11 +92,11 @@ class ThermalSpec(BaseModel):
         return dead if dead.any() else None
 
     def separate(self, image: Image) -> Image:
-        """Return a delivered frame whose valid pixels are off the value ``invalid``, by one step if need be."""
+        """Return a delivered frame whose valid pixels are off ``invalid``, by one step if need be."""
         if self.marked or self.dtype.kind == "f":
             return image
         if self.invalid == 0:
-            return np.maximum(image, image.dtype.type(1))
+            return np.asarray(np.maximum(image, image.dtype.type(1)))
         return np.where(image == self.invalid, image.dtype.type(self.invalid - 1), image)
 
 
@@ -109,8 +109,11 @@ def counts_to_celsius(counts: Image, planck: Planck) -> NDArray[np.float32]:
     Source: Minkina & Dudzik, Infrared Thermography: Errors and Uncertainties, Wiley 2009, ch. 2.
     """
     kelvin = 273.15
-    reflected = planck.r1 / (planck.r2 * (np.exp(planck.b / (planck.reflected_celsius + kelvin)) - planck.f)) - planck.o
+    reflected = (
+        planck.r1 / (planck.r2 * (np.exp(planck.b / (planck.reflected_celsius + kelvin)) - planck.f))
+        - planck.o
+    )
     own = (counts.astype(np.float64) - (1 - planck.emissivity) * reflected) / planck.emissivity
     with np.errstate(invalid="ignore", divide="ignore"):
         celsius = planck.b / np.log(planck.r1 / (planck.r2 * (own + planck.o)) + planck.f) - kelvin
-    return celsius.astype(np.float32)
+    return np.asarray(celsius, np.float32)

@@ -36,7 +36,9 @@ def read_yaml(path: Path) -> tuple[Any, dict[Location, int]]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
-        raise DataError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', None) or error})") from None
+        raise DataError(
+            f"{path}{line}: not valid YAML ({getattr(error, 'problem', None) or error})"
+        ) from None
     return content, dict(_lines(root, ())) if root is not None else {}
 
 
@@ -64,7 +66,9 @@ def validate(
         raise DataError(describe(error, model, path, lines or {})) from None
 
 
-def describe(error: ValidationError, model: type[BaseModel], path: Path | str, lines: dict[Location, int]) -> str:
+def describe(
+    error: ValidationError, model: type[BaseModel], path: Path | str, lines: dict[Location, int]
+) -> str:
     """One line for the first problem of a pydantic error, with the count of further ones."""
     problems = error.errors(include_url=False)
     first = problems[0]
@@ -103,9 +107,10 @@ def read_model(path: Path, model: type[Model]) -> Model:
 
 
 def write_model(path: Path, model: BaseModel) -> None:
-    """Write a pydantic model as YAML, atomically; fields at their default stay out."""
-    with atomic(path, "w") as file:
-        yaml.safe_dump(model.model_dump(mode="json", exclude_defaults=True), file, sort_keys=False, allow_unicode=True)
+    """Write a pydantic model as YAML, atomically; fields that nobody set stay out."""
+    content = model.model_dump(mode="json", exclude_unset=True)
+    with atomic(path, "w") as file:  # flow style None: sizes and matrix rows on one line, the rest in blocks
+        yaml.safe_dump(content, file, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100)
 
 
 @contextmanager
