@@ -2,4 +2,4 @@
 
 
 class ExportError(ValueError):
-    """A bundle, engine or provider does not do what was asked; the text is one line that says how to mend it."""
+    """A bundle, engine or provider does not do what was asked; the text is one line that says how to mend."""

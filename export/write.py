@@ -1,0 +1,128 @@
+"""Writes a bundle: graph, description and golden pairs, checked before it replaces an older one."""
+
+import copy
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from export.bundle import GOLDEN, INFO, MODEL, Array, Bundle, Inputs, read_bundle, write_info
+from export.errors import ExportError
+from export.graph import OPSET, export_graph
+from export.session import Session
+from export.verify import replay
+from fusion.folder import atomic_folder
+
+MISSING_SENSOR = (
+    "Set its entry of 'present' to 0 and send any frame of the right size and dtype in its place, zeros for "
+    "example: the graph cuts the absent sensor out and answers from the other alone. Never both 0."
+)
+LAYOUT = "x1,y1,x2,y2,score,class in RGB pixels; slots by falling score, empty ones have score 0"
+
+
+def export_bundle(
+    model: torch.nn.Module,
+    inputs: Mapping[str, Any],
+    classes: Sequence[str],
+    golden: Mapping[str, Array],
+    metrics: Mapping[str, Any],
+    recipe_sha256: str,
+    out: Path,
+) -> Bundle:
+    """Write a bundle folder as a whole, after ONNX Runtime has answered as PyTorch does.
+
+    A failed export leaves an older bundle at ``out`` as it was.
+
+    Args:
+        model: ``forward(rgb, thermal, present)`` on raw values; it is copied, and stays as it is.
+        inputs: The JSON of the card's input spec.
+        classes: Names, by class index.
+        golden: ``rgb`` uint8 [N,Hr,Wr,3] and ``thermal`` [N,Ht,Wt] of real pairs. The first is replayed with
+            either sensor absent as well.
+        metrics: The task's own metric, as evaluated.
+        recipe_sha256: Hash of the resolved recipe.
+        out: The folder; an existing one is replaced only if it is a bundle.
+
+    Raises:
+        ExportError: the model cannot become a graph, or the engine answers otherwise than PyTorch.
+    """
+    description = Inputs.model_validate(inputs)
+    _check_golden(golden, description)
+    model = copy.deepcopy(model).cpu().eval()
+    feeds = _with_absent_sensors(golden)
+    answers = _answers(model, feeds)
+    fields = {
+        "task": "detect",
+        "classes": tuple(classes),
+        "inputs": description,
+        "outputs": {
+            "boxes": {"shape": ("B", *answers["boxes"].shape[1:]), "dtype": "float32", "layout": LAYOUT}
+        },
+        "missing_sensor": MISSING_SENSOR,
+        "opset": OPSET,
+        "recipe_sha256": recipe_sha256,
+        "metrics": dict(metrics),
+        "created_with": _versions(),
+    }
+    with atomic_folder(out, marker=INFO) as folder:
+        (folder / MODEL).write_bytes(export_graph(model, description))
+        arrays: dict[str, Any] = {**feeds, **answers}
+        np.savez_compressed(folder / GOLDEN, allow_pickle=False, **arrays)
+        write_info(folder, {**fields, "parity": {}})
+        write_info(folder, {**fields, "parity": {"onnxruntime-cpu": _parity(folder)}})
+    return read_bundle(out)
+
+
+def _parity(folder: Path) -> dict[str, Any]:
+    """Replay the golden pairs of a bundle that is about to be finished, and refuse it beyond the limits."""
+    session = Session(read_bundle(folder))
+    parity = replay(session)
+    session.close()
+    if not parity.holds:
+        raise ExportError(f"ONNX Runtime answers otherwise than PyTorch, so no bundle was written: {parity}")
+    return {"pairs": parity.pairs, "scores_max_abs": parity.scores, "boxes_max_abs_px": parity.boxes_px}
+
+
+def _check_golden(golden: Mapping[str, Array], inputs: Inputs) -> None:
+    for name in ("rgb", "thermal"):
+        found, wanted = golden[name], (len(golden["rgb"]), *inputs.shapes()[name])
+        if len(found) == 0 or found.shape != wanted or found.dtype != inputs.dtypes()[name]:
+            raise ExportError(
+                f"golden {name} is {found.dtype} {list(found.shape)}, expected {inputs.dtypes()[name]} "
+                f"{list(wanted)}, at least one pair"
+            )
+
+
+def _with_absent_sensors(golden: Mapping[str, Array]) -> dict[str, Array]:
+    """Append the first pair twice: without thermal, and without RGB."""
+    rgb = np.concatenate([golden["rgb"], golden["rgb"][:1], np.zeros_like(golden["rgb"][:1])])
+    thermal = np.concatenate([golden["thermal"], np.zeros_like(golden["thermal"][:1]), golden["thermal"][:1]])
+    present = np.ones((len(rgb), 2), np.float32)
+    present[-2, 1] = present[-1, 0] = 0
+    return {"rgb": rgb, "thermal": thermal, "present": present}
+
+
+def _answers(model: torch.nn.Module, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    """Return what PyTorch answers, pair by pair, as live asks."""
+    rows = []
+    with torch.no_grad():
+        for index in range(len(feeds["rgb"])):
+            row = model(
+                *(torch.from_numpy(feeds[name][index : index + 1]) for name in ("rgb", "thermal", "present"))
+            )
+            rows.append(row["boxes"].numpy())
+    return {"boxes": np.concatenate(rows)}
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in ("rgbt-fusion", "torch", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # one of the two ONNX Runtime packages is always absent
+            continue
+    return found
