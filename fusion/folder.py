@@ -42,9 +42,7 @@ def _refuse_foreign(path: Path, marker: str | None) -> None:
     if not path.exists():
         return
     if not path.is_dir():
-        raise FileExistsError(
-            errno.EEXIST, "is a file where a folder shall be written; name another path", str(path)
-        )
+        raise FileExistsError(errno.EEXIST, "is a file where a folder shall be written; name another path", str(path))
     if marker is not None and not (path / marker).exists() and any(path.iterdir()):
         text = f"is a folder with other things in it (no {marker}), so it is not replaced; name another path"
         raise FileExistsError(errno.EEXIST, text, str(path))

@@ -1,0 +1,237 @@
+"""Boxes: an anchor-free centre head, its loss, its decoding and its metric."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import generalized_box_iou_loss
+
+from fusion.layers import Activation, Norm, conv_block
+
+SLOTS = 100
+"""Boxes in every answer (K); empty slots have score 0."""
+_DISTANCE_UNIT = 16.0
+"""Pixels of the network's canvas for one unit of the regressed distance."""
+_SPREAD = 0.54 / 6
+"""Standard deviation of an object's Gaussian as a share of its side (TTFNet, AAAI 2020)."""
+
+
+class DetectHead(nn.Module):
+    """A small top-down pyramid to stride 4, then a heat map of centres and four distances to the box's sides.
+
+    Source: CenterNet (Zhou et al., 2019) for centres as peaks; TTFNet (Liu et al., AAAI 2020) for Gaussian-weighted
+    box regression, which converges in few epochs.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        classes: int,
+        width: int = 64,
+        norm: Norm = "batch",
+        act: Activation = "relu",
+    ) -> None:
+        super().__init__()
+        self.classes = classes
+        self.stride = strides[0]
+        self.lateral = nn.ModuleList([conv_block(c, width, 1, norm, act) for c in channels])
+        self.smooth = nn.ModuleList(
+            [
+                nn.Sequential(
+                    conv_block(width, width, 3, norm, act, groups=width),
+                    conv_block(width, width, 1, norm, act),
+                )
+                for _ in channels[:-1]
+            ]
+        )
+        self.heat = nn.Sequential(conv_block(width, width, 3, norm, act), nn.Conv2d(width, classes, 1))
+        self.box = nn.Sequential(conv_block(width, width, 3, norm, act), nn.Conv2d(width, 4, 1))
+        logits = self.heat[-1]
+        assert isinstance(logits, nn.Conv2d) and logits.bias is not None
+        nn.init.constant_(logits.bias, -2.19)  # a score of 0.1 everywhere: focal loss starts calm
+
+    def forward(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Features from fine to coarse → ``heat`` logits [B,classes,h,w], ``box`` distances [B,4,h,w] at stride 4."""
+        levels = [lateral(f) for lateral, f in zip(self.lateral, features, strict=True)]
+        x = levels[-1]
+        for level, smooth in zip(reversed(levels[:-1]), reversed(list(self.smooth)), strict=True):
+            x = smooth(level + F.interpolate(x, level.shape[-2:], mode="nearest"))
+        return {"heat": self.heat(x), "box": F.softplus(self.box(x)) * _DISTANCE_UNIT}
+
+    def decode(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Head maps → ``boxes`` float32 [B,K,6]: x1, y1, x2, y2 in canvas pixels, score, class; no NMS node.
+
+        Peaks are picked on fp32 logits: quantised ones make plateaus.
+        """
+        heat, box = maps["heat"].float(), maps["box"].float()
+        _, classes, height, width = heat.shape
+        peak = F.max_pool2d(heat, 3, stride=1, padding=1) == heat
+        scores = torch.where(peak, heat.sigmoid(), 0.0).flatten(1)
+        score, index = scores.topk(min(SLOTS, classes * height * width), dim=1)
+        cell = index % (height * width)
+        kind = torch.div(index, height * width, rounding_mode="floor")
+        distances = box.flatten(2).gather(2, cell.unsqueeze(1).expand(-1, 4, -1))
+        x = (cell % width).float() * self.stride
+        y = torch.div(cell, width, rounding_mode="floor").float() * self.stride
+        rows = [
+            x - distances[:, 0],
+            y - distances[:, 1],
+            x + distances[:, 2],
+            y + distances[:, 3],
+            score,
+            kind.float(),
+        ]
+        boxes = torch.stack(rows, 2)
+        return {"boxes": torch.where((score > 0).unsqueeze(2), boxes, 0.0)}
+
+    def loss(self, maps: dict[str, Tensor], boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Focal loss on centres plus GIoU on sides.
+
+        Args:
+            maps: what ``forward`` returned.
+            boxes: for each sample [N,4], x1, y1, x2, y2 in canvas pixels.
+            labels: for each sample [N], int64.
+
+        Returns:
+            ``loss`` (to minimise), ``centre`` and ``sides``: scalars.
+        """
+        heat, box = maps["heat"].float(), maps["box"].float()
+        size = (heat.shape[2], heat.shape[3])
+        drawn = [draw_targets(b, k, self.classes, size, self.stride) for b, k in zip(boxes, labels, strict=True)]
+        target = torch.stack([t for t, _, _ in drawn])
+        weight = torch.stack([w for _, w, _ in drawn])
+        goal = torch.stack([g for _, _, g in drawn])
+        centre = _focal(heat, target) / max(1, sum(len(b) for b in boxes))
+        sides = _sides(box, goal, weight, self.stride)
+        return {"loss": centre + 5 * sides, "centre": centre.detach(), "sides": sides.detach()}
+
+    def metric(self, classes: Sequence[str]) -> "DetectMetric":
+        """A fresh accumulator of average precision."""
+        return DetectMetric(classes)
+
+
+def draw_targets(
+    boxes: Tensor, labels: Tensor, classes: int, size: tuple[int, int], stride: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw one sample's objects: heat [classes,h,w], regression weight [h,w], and the box of each cell [4,h,w].
+
+    Where objects overlap, the smaller one owns the cell.
+    """
+    height, width = size
+    heat, weight = boxes.new_zeros((classes, height, width)), boxes.new_zeros((height, width))
+    goal = boxes.new_zeros((4, height, width))
+    if len(boxes) == 0:
+        return heat, weight, goal
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    order = area.argsort(descending=True, stable=True)
+    boxes, labels, area = boxes[order], labels[order], area[order]
+    gauss = _gaussians(boxes / stride, size)
+    heat = torch.stack([torch.where((labels == k).view(-1, 1, 1), gauss, 0.0).amax(0) for k in range(classes)])
+    inside = gauss > 0.1
+    rank = torch.arange(1, len(boxes) + 1, device=boxes.device).view(-1, 1, 1)
+    owner = (inside * rank).amax(0) - 1
+    mine = (owner.unsqueeze(0) == rank - 1) * gauss
+    share = mine / mine.sum((1, 2), keepdim=True).clamp(min=1e-6)
+    weight = (share * (1 + area).log().view(-1, 1, 1)).sum(0)
+    goal = boxes[owner.clamp(min=0)].permute(2, 0, 1)
+    return heat, weight, goal
+
+
+def _gaussians(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """[N,h,w], each 1 at the cell nearest to its box's centre; ``boxes`` in cells."""
+    ys = torch.arange(size[0], device=boxes.device, dtype=boxes.dtype).view(1, -1, 1)
+    xs = torch.arange(size[1], device=boxes.device, dtype=boxes.dtype).view(1, 1, -1)
+    cx = ((boxes[:, 0] + boxes[:, 2]) / 2).round().clamp(0, size[1] - 1).view(-1, 1, 1)
+    cy = ((boxes[:, 1] + boxes[:, 3]) / 2).round().clamp(0, size[0] - 1).view(-1, 1, 1)
+    sx = ((boxes[:, 2] - boxes[:, 0]) * _SPREAD).clamp(min=0.5).view(-1, 1, 1)
+    sy = ((boxes[:, 3] - boxes[:, 1]) * _SPREAD).clamp(min=0.5).view(-1, 1, 1)
+    return torch.exp(-((xs - cx) ** 2) / (2 * sx**2) - (ys - cy) ** 2 / (2 * sy**2))
+
+
+def _focal(logits: Tensor, target: Tensor) -> Tensor:
+    """Penalty-reduced focal loss of CornerNet, summed."""
+    p = logits.sigmoid()
+    centre = target == 1
+    positive = (1 - p) ** 2 * F.logsigmoid(logits)
+    negative = (1 - target) ** 4 * p**2 * F.logsigmoid(-logits)
+    return -torch.where(centre, positive, negative).sum()
+
+
+def _sides(distances: Tensor, goal: Tensor, weight: Tensor, stride: int) -> Tensor:
+    """GIoU loss between the box that each cell regresses and the box it belongs to, weighted mean."""
+    batch, row, column = (weight > 0).nonzero(as_tuple=True)
+    if len(batch) == 0:
+        return distances.sum() * 0
+    d = distances[batch, :, row, column]
+    x, y = column * stride, row * stride
+    regressed = torch.stack([x - d[:, 0], y - d[:, 1], x + d[:, 2], y + d[:, 3]], 1)
+    losses = generalized_box_iou_loss(regressed, goal[batch, :, row, column], reduction="none")
+    w = weight[batch, row, column]
+    mean: Tensor = (losses * w).sum() / w.sum()
+    return mean
+
+
+class DetectMetric:
+    """COCO average precision, in all and per class, with the precision–recall curve at an IoU of 0.5.
+
+    Source: COCO's evaluation through torchmetrics and faster-coco-eval.
+    """
+
+    criterion = ("ap50", "max")
+    """The figure by which a checkpoint is the best, and its direction."""
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        from torchmetrics.detection import MeanAveragePrecision
+
+        self.classes = list(classes)
+        self._map = MeanAveragePrecision(
+            backend="faster_coco_eval", extended_summary=True, class_metrics=True, average="macro"
+        )
+        self._map.warn_on_many_detections = False
+        self._counts = [0] * len(self.classes)
+
+    def update(self, boxes: Any, target_boxes: Any, target_labels: Any) -> None:  # noqa: ANN401 - array or tensor
+        """Add one picture.
+
+        Args:
+            boxes: [K,6] as the model answers: x1, y1, x2, y2, score, class; rows of score 0 are empty.
+            target_boxes: [N,4], in the same pixels.
+            target_labels: [N].
+        """
+        found = torch.as_tensor(boxes).float().cpu()
+        found = found[found[:, 4] > 0]
+        labels = torch.as_tensor(target_labels).long().cpu()
+        for label in labels.tolist():
+            self._counts[label] += 1
+        self._map.update(
+            [{"boxes": found[:, :4], "scores": found[:, 4], "labels": found[:, 5].long()}],
+            [{"boxes": torch.as_tensor(target_boxes).float().cpu().reshape(-1, 4), "labels": labels}],
+        )
+
+    def compute(self) -> dict[str, Any]:
+        """``ap50`` and ``map`` (means over the classes that occur), ``per_class`` with counts and curves."""
+        summary = self._map.compute()
+        present = [int(c) for c in summary["classes"].reshape(-1)]
+        precision = summary["precision"]  # IoU × recall × class × area × detections
+        per_class: dict[str, dict[str, Any]] = {}
+        for index, name in enumerate(self.classes):
+            if index not in present or not self._counts[index]:
+                continue
+            curve = precision[0, :, present.index(index), 0, -1].clamp(min=0)
+            every = precision[:, :, present.index(index), 0, -1].clamp(min=0)
+            per_class[name] = {
+                "ap50": float(curve.mean()),
+                "map": float(every.mean()),
+                "count": self._counts[index],
+                "precision": [round(float(p), 4) for p in curve],
+                "recall": [i / 100 for i in range(101)],
+            }
+        rows = per_class.values()
+        return {
+            "ap50": sum(r["ap50"] for r in rows) / max(1, len(rows)),
+            "map": sum(r["map"] for r in rows) / max(1, len(rows)),
+            "per_class": per_class,
+        }

@@ -1,0 +1,25 @@
+"""The few layers that heads and decoders are made of."""
+
+from typing import Literal
+
+from torch import nn
+
+Norm = Literal["batch", "group", "none"]
+Activation = Literal["relu", "gelu", "elu", "silu"]
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "elu": nn.ELU, "silu": nn.SiLU}
+
+
+def norm_layer(norm: Norm, channels: int) -> nn.Module:
+    """Normalisation over [B,channels,h,w]; ``group`` uses groups of 8 channels and needs no batch statistics."""
+    if norm == "batch":
+        return nn.BatchNorm2d(channels)
+    if norm == "group":
+        return nn.GroupNorm(max(1, channels // 8), channels)
+    return nn.Identity()
+
+
+def conv_block(inputs: int, outputs: int, kernel: int, norm: Norm, act: Activation, groups: int = 1) -> nn.Sequential:
+    """Convolution (same size), normalisation, activation."""
+    conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, groups=groups, bias=norm == "none")
+    return nn.Sequential(conv, norm_layer(norm, outputs), ACTIVATIONS[act]())

@@ -1,0 +1,93 @@
+"""What a stage minimises: the task's loss, or a thermal picture's reconstruction from itself."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics.functional.image import structural_similarity_index_measure as ssim
+
+from fusion.layers import conv_block
+from fusion.model import FusionModel, Sensor
+
+Batch = dict[str, Any]
+"""rgb, thermal, present, and for the task boxes and labels: see data.dataset.collate."""
+
+
+class TaskObjective(nn.Module):
+    """The head's loss on labelled pairs."""
+
+    labelled = True
+
+    def __init__(self, model: FusionModel) -> None:
+        super().__init__()
+        self.model = model
+        self.own = nn.ModuleList()
+        """What the objective trains beside the model; nothing here."""
+
+    def forward(self, batch: Batch, sensors: tuple[Sensor, ...], keep: Tensor | None) -> dict[str, Tensor]:
+        """Scalars ``loss`` and its terms, and the head's ``maps``."""
+        maps = self.model.maps(batch["rgb"], batch["thermal"], batch["present"], keep, sensors)
+        return self.model.loss(maps, batch["boxes"], batch["labels"]) | maps
+
+
+class Decoder(nn.Module):
+    """Deep features back to a one-channel picture, doubling the size five times.
+
+    Only the two deepest scales are seen: through a shallow one a picture could be copied without learning anything.
+    """
+
+    def __init__(self, channels: Sequence[int], width: int = 64) -> None:
+        super().__init__()
+        self.deepest = conv_block(channels[-1], width, 1, "batch", "relu")
+        self.deep = conv_block(channels[-2], width, 1, "batch", "relu")
+        widths = [width, width, width // 2, width // 4, width // 4]
+        self.up = nn.ModuleList([conv_block(a, b, 3, "batch", "relu") for a, b in itertools.pairwise(widths)])
+        self.out = nn.Conv2d(widths[-1], 1, 3, padding=1)
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Pyramid features → [B,1,H,W] at stride 1."""
+        x = self.deepest(features[-1])
+        x = F.interpolate(x, features[-2].shape[-2:], mode="nearest") + self.deep(features[-2])
+        for up in self.up:
+            x = up(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        picture: Tensor = self.out(x)
+        return picture
+
+
+class AutoencodeObjective(nn.Module):
+    """L1 + SSIM between a normalised thermal picture and its reconstruction; needs no labels."""
+
+    labelled = False
+
+    def __init__(self, model: FusionModel) -> None:
+        super().__init__()
+        assert model.thermal is not None
+        self.model = model
+        self.own = Decoder(model.thermal.channels)
+
+    def forward(self, batch: Batch, sensors: tuple[Sensor, ...], keep: Tensor | None) -> dict[str, Tensor]:
+        """Scalars ``loss``, ``l1`` and ``ssim``, and the ``picture`` and its ``reconstruction`` [B,1,H,W]."""
+        thermal = self.model.thermal
+        assert thermal is not None
+        picture = self.model.thermal_canvas(batch["thermal"], batch["present"][:, 1])
+        made = self.own(thermal(picture))
+        l1 = F.l1_loss(made, picture)
+        similarity = ssim(made, picture, data_range=8.0)  # normalised values lie between −6 and 6, mostly −2 … 2
+        assert isinstance(similarity, torch.Tensor)
+        loss = l1 + (1 - similarity)
+        return {
+            "loss": loss,
+            "l1": l1.detach(),
+            "ssim": similarity.detach(),
+            "picture": picture,
+            "reconstruction": made,
+        }
+
+
+OBJECTIVES: dict[str, type[TaskObjective] | type[AutoencodeObjective]] = {
+    "task": TaskObjective,
+    "autoencode": AutoencodeObjective,
+}
