@@ -157,10 +157,10 @@ class Trainer:
         terms = module(batch, self.recipe.sensors_of(stage), self._keep(stage, batch))
         loss = terms["loss"]
         if not torch.isfinite(loss):
+            samples = ", ".join(batch["ids"][:8])
             raise FusionError(
-                f"stage '{stage.name}', step {step}: the loss is {float(loss)} on samples {', '.join(batch['ids'][:8])}"
-                "; 
-                "nothing of it was saved; lower the stage's lr, or look at these samples with rgbt data show"
+                f"stage '{stage.name}', step {step}: the loss is {float(loss)} on samples {samples}; nothing of it was "
+                "saved; lower the stage's lr, or look at these samples with rgbt data show"
             )
         optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(loss)
