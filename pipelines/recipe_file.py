@@ -1,0 +1,108 @@
+"""Recipes on disk: shipped ones by name, the user's own by path, variants of a parent, changes from the command line."""
+
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from data.augment import AugmentSpec
+from data.errors import DataError
+from data.yaml_file import Location, read_yaml, validate
+from fusion.recipe import Recipe
+
+PARENT = "extends"
+_SHIPPED = Path(str(resources.files("pipelines.recipes")))
+
+
+class TrainRecipe(Recipe):
+    """A recipe together with how its pictures are augmented."""
+
+    augment: AugmentSpec = AugmentSpec()
+
+
+def shipped() -> dict[str, Path]:
+    """Name → file of the recipes that come with the package."""
+    return {path.stem: path for path in sorted(_SHIPPED.glob("*.yaml"))}
+
+
+def find_recipe(text: str) -> Path:
+    """The file of a shipped recipe's name, or of a path; DataError lists the names."""
+    if text in shipped():
+        return shipped()[text]
+    path = Path(text)
+    if path.suffix in (".yaml", ".yml") and path.exists():
+        return path
+    raise DataError(f"no recipe '{text}': expected the path of a YAML file, or one of {', '.join(shipped())}")
+
+
+def load_recipe(text: str, changes: Sequence[str] = ()) -> TrainRecipe:
+    """Read a recipe by name or path, with what it inherits and with changes such as ``stages.0.epochs=5``.
+
+    Raises:
+        DataError: file, line and field of what is wrong, or the change that fits nothing.
+    """
+    path = find_recipe(text)
+    content, lines = _read(path, ())
+    for change in changes:
+        lines = _change(content, change, lines)
+    return validate(content, TrainRecipe, path, lines)
+
+
+def _read(path: Path, children: tuple[Path, ...]) -> tuple[dict[str, Any], dict[Location, int]]:
+    if path in children:
+        raise DataError(f"{path}: extends itself through {', '.join(map(str, children))}")
+    content, lines = read_yaml(path)
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: expected a mapping with about, model and stages, found {type(content).__name__}")
+    parent = content.pop(PARENT, None)
+    if parent is None:
+        return content, lines
+    sibling = path.parent / f"{parent}.yaml"
+    inherited, _ = _read(sibling if sibling.exists() else find_recipe(str(parent)), (*children, path))
+    return _merge(inherited, content), lines
+
+
+def _merge(parent: Mapping[str, Any], child: Mapping[str, Any]) -> dict[str, Any]:
+    """What the child says counts; mappings are merged key by key, lists are replaced whole."""
+    merged = dict(parent)
+    for key, value in child.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _change(content: dict[str, Any], change: str, lines: dict[Location, int]) -> dict[Location, int]:
+    """Apply ``a.b.0.c=value`` in place; the value is read as YAML. Return the lines that still hold."""
+    place, equals, text = change.partition("=")
+    if not equals or not place:
+        raise DataError(f"--set {change}: expected key=value, such as --set stages.0.epochs=5")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise DataError(f"--set {change}: '{text}' is not a YAML value") from None
+    *parents, last = [int(part) if part.isdigit() else part for part in place.split(".")]
+    at: Any = content
+    for key in parents:
+        at = _enter(at, key, change)
+    if isinstance(at, list) and not (isinstance(last, int) and last < len(at)):
+        raise DataError(f"--set {change}: there is no entry {last}, the list has {len(at)}")
+    if not isinstance(at, (dict, list)):
+        raise DataError(f"--set {change}: '{parents[-1]}' is a single value, it has no '{last}'")
+    at[last] = value
+    changed = (*parents, last)
+    return {where: line for where, line in lines.items() if where[: len(changed)] != changed}
+
+
+def _enter(at: Any, key: int | str, change: str) -> Any:  # noqa: ANN401 - plain YAML content
+    if isinstance(at, dict):
+        return at.setdefault(key, {})
+    if isinstance(at, list) and isinstance(key, int) and key < len(at):
+        return at[key]
+    raise DataError(f"--set {change}: there is no '{key}' to enter")
+
+
+def dump_recipe(recipe: TrainRecipe) -> str:
+    """The resolved recipe as YAML, every field written out."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
