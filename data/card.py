@@ -137,9 +137,7 @@ class DatasetCard(BaseModel):
     def inputs(self) -> InputSpec:
         """What a model or a bundle trained on this card takes."""
         if self.canvas is not None:
-            return InputSpec(
-                rgb_size=self.canvas, thermal_size=self.canvas, letterbox=True, thermal=self.thermal_spec
-            )
+            return InputSpec(rgb_size=self.canvas, thermal_size=self.canvas, letterbox=True, thermal=self.thermal_spec)
         assert self.rgb_size is not None and self.thermal_size is not None
         aligned = self.load_rig().aligner(self.thermal_spec, self.rgb_size, self.thermal_size).out_size
         return InputSpec(rgb_size=self.rgb_size, thermal_size=aligned, thermal=self.thermal_spec)

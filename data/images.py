@@ -94,9 +94,7 @@ def write_image(path: Path, image: Image, quality: int = 95) -> None:
     """
     if image.ndim == 3:
         image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    options = (
-        [cv2.IMWRITE_PNG_COMPRESSION, 1] if path.suffix == ".png" else [cv2.IMWRITE_JPEG_QUALITY, quality]
-    )
+    options = [cv2.IMWRITE_PNG_COMPRESSION, 1] if path.suffix == ".png" else [cv2.IMWRITE_JPEG_QUALITY, quality]
     done, encoded = cv2.imencode(path.suffix, image, options)
     assert done, path
     path.write_bytes(encoded.tobytes())  # imwrite would return False on a full disk

@@ -95,9 +95,7 @@ class Preparer:
                 aligned = self._place_thermal(aligned, content)
         return Prepared(
             rgb=np.zeros((*self.inputs.rgb_size, 3), np.uint8) if rgb is None else rgb,
-            thermal=np.zeros(self.inputs.thermal_size, self.inputs.thermal.dtype)
-            if aligned is None
-            else aligned,
+            thermal=np.zeros(self.inputs.thermal_size, self.inputs.thermal.dtype) if aligned is None else aligned,
             present=np.array([rgb is not None, aligned is not None], np.float32),
             scale=scale,
         )
@@ -108,8 +106,7 @@ class Preparer:
         if not self.inputs.letterbox and rgb.shape[:2] != self.inputs.rgb_size:
             height, width = self.inputs.rgb_size
             raise DataError(
-                f"{where}: RGB frame is {rgb.shape[1]}×{rgb.shape[0]} (width×height), "
-                f"expected {width}×{height}"
+                f"{where}: RGB frame is {rgb.shape[1]}×{rgb.shape[0]} (width×height), expected {width}×{height}"
             )
 
     def _align(self, rgb_size: tuple[int, int] | None, thermal: Image, where: str) -> Image:

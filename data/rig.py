@@ -47,9 +47,7 @@ class Rig(BaseModel):
         if self.homography is None:
             return self
         if self.rgb_size is None or self.thermal_size is None:
-            raise ValueError(
-                "a homography needs rgb_size and thermal_size: the picture sizes it was measured at"
-            )
+            raise ValueError("a homography needs rgb_size and thermal_size: the picture sizes it was measured at")
         if abs(np.linalg.det(np.array(self.homography))) < 1e-12:
             raise ValueError("the homography cannot be inverted")
         return self
@@ -68,9 +66,7 @@ class Rig(BaseModel):
         """Write the rig as YAML, atomically."""
         write_model(path, self)
 
-    def aligner(
-        self, spec: ThermalSpec, rgb_size: tuple[int, int], thermal_size: tuple[int, int]
-    ) -> "Aligner":
+    def aligner(self, spec: ThermalSpec, rgb_size: tuple[int, int], thermal_size: tuple[int, int]) -> "Aligner":
         """Prepare the warp for frames of these sizes (height, width as delivered).
 
         Raises:

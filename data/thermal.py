@@ -109,10 +109,7 @@ def counts_to_celsius(counts: Image, planck: Planck) -> NDArray[np.float32]:
     Source: Minkina & Dudzik, Infrared Thermography: Errors and Uncertainties, Wiley 2009, ch. 2.
     """
     kelvin = 273.15
-    reflected = (
-        planck.r1 / (planck.r2 * (np.exp(planck.b / (planck.reflected_celsius + kelvin)) - planck.f))
-        - planck.o
-    )
+    reflected = planck.r1 / (planck.r2 * (np.exp(planck.b / (planck.reflected_celsius + kelvin)) - planck.f)) - planck.o
     own = (counts.astype(np.float64) - (1 - planck.emissivity) * reflected) / planck.emissivity
     with np.errstate(invalid="ignore", divide="ignore"):
         celsius = planck.b / np.log(planck.r1 / (planck.r2 * (own + planck.o)) + planck.f) - kelvin

@@ -36,9 +36,7 @@ def read_yaml(path: Path) -> tuple[Any, dict[Location, int]]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
-        raise DataError(
-            f"{path}{line}: not valid YAML ({getattr(error, 'problem', None) or error})"
-        ) from None
+        raise DataError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', None) or error})") from None
     return content, dict(_lines(root, ())) if root is not None else {}
 
 
@@ -66,9 +64,7 @@ def validate(
         raise DataError(describe(error, model, path, lines or {})) from None
 
 
-def describe(
-    error: ValidationError, model: type[BaseModel], path: Path | str, lines: dict[Location, int]
-) -> str:
+def describe(error: ValidationError, model: type[BaseModel], path: Path | str, lines: dict[Location, int]) -> str:
     """One line for the first problem of a pydantic error, with the count of further ones."""
     problems = error.errors(include_url=False)
     first = problems[0]

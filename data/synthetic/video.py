@@ -1,0 +1,168 @@
+"""Writes a synthetic recording: two videos of one moving scene, the rig between them, and what is really there."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from data.rig import Rig
+from data.synthetic.background import Background, Grid, make_background
+from data.synthetic.camera import ThermalPattern, expose_rgb, expose_thermal, make_pattern, view_matrix
+from data.synthetic.render import find_truth, render_celsius, render_rgb
+from data.synthetic.site import CONDITIONS, REGIMES, Site, Weather, make_site, make_weather
+from data.synthetic.things import CLASSES, Thing
+from data.synthetic.world import Mover, populate
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """One place through day, night and glare, an equal time each, with things that move on steadily."""
+
+    grid: Grid
+    site: Site
+    seconds: float
+    movers: list[Mover]
+    acts: list[tuple[Weather, Background]]
+
+    def act(self, time: float) -> tuple[Weather, Background]:
+        """Weather and place at a time in seconds."""
+        number = int(time / self.seconds * len(self.acts))
+        return self.acts[min(max(number, 0), len(self.acts) - 1)]
+
+    def things(self, time: float) -> list[Thing]:
+        """Everything that stands or moves, where it is at a time in seconds."""
+        return [mover.at(time, self.grid.width / self.grid.height) for mover in self.movers]
+
+
+def write_video(
+    out: Path,
+    seconds: float,
+    seed: int,
+    rgb_size: tuple[int, int] = (160, 192),
+    thermal_size: tuple[int, int] = (128, 160),
+    rgb_fps: int = 30,
+    thermal_fps: int = 25,
+    offset_ms: float = 80.0,
+    misaligned: bool = True,
+) -> Path:
+    """Write rgb.mp4, thermal.mkv, rig.yaml and truth.json into the folder ``out`` and return it.
+
+    The recording is of a place of the split ``test``. Thermal time stamps start at 0 and are ``offset_ms`` behind
+    the clock of RGB: rig.yaml says so, and truth.json lists the thermal frame that is nearest in truth.
+
+    Args:
+        out: A folder; created.
+        seconds: Length of either video.
+        seed: Of everything.
+        rgb_size: Height, width; even, as H.264 wants it.
+        thermal_size: Height, width.
+        rgb_fps: Frames per second, H.264 yuv420p.
+        thermal_fps: Frames per second, FFV1 gray16le.
+        offset_ms: True time minus thermal time stamp.
+        misaligned: Whether the thermal camera is turned, shifted and sees more, as the rig's homography says.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng([seed, 99])
+    story = _story(rng, seconds, rgb_size)
+    pattern = make_pattern(rng, thermal_size)
+    view, rig = _mount(rng, story.grid, thermal_size, offset_ms, misaligned)
+    rig.save(out / "rig.yaml")
+
+    rgb_times = [k / rgb_fps for k in range(round(seconds * rgb_fps))]
+    thermal_times = [offset_ms / 1e3 + k / thermal_fps for k in range(round(seconds * thermal_fps))]
+    _write(
+        out / "rgb.mp4", "libx264", ("rgb24", "yuv420p"), rgb_fps, rgb_size, {"crf": "18", "preset": "veryfast"},
+        (_rgb(story, time, rng) for time in rgb_times),
+    )  # fmt: skip
+    _write(
+        out / "thermal.mkv", "ffv1", ("gray16le", "gray16le"), thermal_fps, thermal_size, {"level": "3"},
+        (_thermal(story, time, view, pattern, rng) for time in thermal_times),
+    )  # fmt: skip
+    truth = {
+        "classes": list(CLASSES),
+        "time_offset_ms": offset_ms,
+        "frames": [_frame_truth(story, k, time, thermal_times) for k, time in enumerate(rgb_times)],
+    }
+    (out / "truth.json").write_text(json.dumps(truth), encoding="utf-8")
+    return out
+
+
+def _story(rng: np.random.Generator, seconds: float, rgb_size: tuple[int, int]) -> Story:
+    regime = REGIMES["test"]
+    site = make_site(rng, regime)
+    grid = Grid(rgb_size[0], rgb_size[1], margin=round(0.12 * rgb_size[0]))
+    weathers = [make_weather(rng, regime, condition) for condition in CONDITIONS]
+    acts = [(weather, make_background(site, weather, grid)) for weather in weathers]
+    return Story(grid, site, seconds, populate(rng, site, grid.width / grid.height), acts)
+
+
+def _mount(
+    rng: np.random.Generator, grid: Grid, thermal_size: tuple[int, int], offset_ms: float, misaligned: bool
+) -> tuple[NDArray[np.float64], Rig]:
+    if not misaligned:
+        return view_matrix(grid, thermal_size, (0, 0)), Rig(time_offset_ms=offset_ms)
+    reach = 0.015 * grid.height
+    shift = (float(rng.uniform(-reach, reach)), float(rng.uniform(-reach, reach)))
+    view = view_matrix(grid, thermal_size, shift, degrees=float(rng.uniform(-1, 1)), zoom=1.08)
+    return view, Rig(
+        rgb_size=(grid.height, grid.width),
+        thermal_size=thermal_size,
+        homography=tuple(tuple(row) for row in view.tolist()),
+        time_offset_ms=offset_ms,
+    )
+
+
+def _rgb(story: Story, time: float, rng: np.random.Generator) -> NDArray[Any]:
+    weather, place = story.act(time)
+    return expose_rgb(render_rgb(story.things(time), place, weather, story.grid), weather, story.grid, rng)
+
+
+def _thermal(
+    story: Story, time: float, view: NDArray[np.float64], pattern: ThermalPattern, rng: np.random.Generator
+) -> NDArray[Any]:
+    weather, place = story.act(time)
+    celsius = render_celsius(story.things(time), place, weather, story.grid)
+    return expose_thermal(celsius, story.grid, view, pattern, story.site.offset + 15 * time, rng)
+
+
+def _frame_truth(story: Story, number: int, time: float, thermal_times: list[float]) -> dict[str, Any]:
+    weather, _ = story.act(time)
+    truth = find_truth(story.things(time), weather, story.grid)
+    return {
+        "index": number,
+        "time_ms": round(time * 1e3, 3),
+        "scene": weather.condition,
+        "thermal_index": int(np.argmin(np.abs(np.array(thermal_times) - time))),
+        "boxes": truth.boxes.tolist(),
+        "labels": truth.labels.tolist(),
+    }
+
+
+def _write(
+    path: Path,
+    codec: str,
+    formats: tuple[str, str],
+    fps: int,
+    size: tuple[int, int],
+    options: dict[str, str],
+    images: Iterator[NDArray[Any]],
+) -> None:
+    """Encode images; ``formats`` are that of the arrays and that in the file."""
+    given, stored = formats
+    with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:
+        stream = container.add_stream(codec, rate=fps, options=options)
+        assert isinstance(stream, av.VideoStream)
+        stream.height, stream.width = size
+        stream.pix_fmt = stored
+        stream.codec_context.thread_count = 1  # the same bytes on any machine
+        for number, image in enumerate(images):
+            frame = av.VideoFrame.from_ndarray(image, format=given)
+            frame.pts, frame.time_base = number, Fraction(1, fps)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
