@@ -63,7 +63,9 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     typed = next((word for word in arguments if not word.startswith("-")), None)
     for name, line in COMMANDS.items():
         command = commands.add_parser(
-            name, help=line, description=line[0].upper() + line[1:] + ".",
+            name,
+            help=line,
+            description=line[0].upper() + line[1:] + ".",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         if name == typed:
@@ -87,5 +89,7 @@ def _hidden_room() -> str | None:
 
 def _os_error(error: OSError) -> str:
     if error.errno == errno.ENOSPC:
-        return f"no space left on the disk{f' for {error.filename}' if error.filename else ''}; nothing was half-written"
+        return (
+            f"no space left on the disk{f' for {error.filename}' if error.filename else ''}; nothing was half-written"
+        )
     return f"{error.filename}: {error.strerror}" if error.filename else str(error)

@@ -1,4 +1,4 @@
-"""Recipes on disk: shipped ones by name, the user's own by path, variants of a parent, changes from the command line."""
+"""Recipes on disk: shipped by name, the user's own by path, variants of a parent, and changes from the command line."""
 
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
 from data.augment import AugmentSpec
+
 from data.errors import DataError
 from data.yaml_file import Location, read_yaml, validate
 from fusion.recipe import Recipe

@@ -1,0 +1,33 @@
+"""What an evaluation leaves in its run: evaluation.json and report.html."""
+
+import json
+import os
+import platform
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+from data.yaml_file import atomic
+from pipelines.evaluate import Evaluation
+from pipelines.report.run_report import write_run_report
+from pipelines.train import read_run, stage_table
+
+EVALUATION, REPORT = "evaluation.json", "report.html"
+
+
+def report_run(run: Path, evaluation: Evaluation) -> Path:
+    """Write both files into ``run``; return the report's path."""
+    recipe, info, history = read_run(run)
+    with atomic(run / EVALUATION, "w") as file:
+        rows = [{"name": r.name, "sensors": r.sensors, "ap50": r.ap50, "map": r.map} for r in evaluation.rows]
+        json.dump({"card": evaluation.card, "split": evaluation.split, "pairs": evaluation.pairs, "rows": rows}, file)
+    facts = {
+        "recipe": f"{info.recipe_name} ({info.recipe_sha256[:12]})",
+        "data": f"{evaluation.card}, {evaluation.split} split, {evaluation.pairs} pairs",
+        "seed": str(recipe.seed),
+        "machine": f"{platform.machine()}, {os.cpu_count()} processor cores, {platform.system()}",
+        "versions": f"Python {platform.python_version()}, torch {version('torch')}, timm {version('timm')}",
+        "command": " ".join(["rgbt", *sys.argv[1:]]),
+    }
+    stages, _ = stage_table(recipe)
+    return write_run_report(run / REPORT, run.name, history, recipe, evaluation, facts, stages)

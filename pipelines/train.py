@@ -1,0 +1,115 @@
+"""Trains a recipe on a card into a run folder, and goes on with a run that was stopped."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric import Fabric
+from tqdm import tqdm
+
+from data.card import DatasetCard
+from data.errors import DataError
+from data.yaml_file import atomic
+from fusion.checkpoint import Row
+from fusion.model import FusionModel, ModelConfig, build_model
+from fusion.plan import count_parameters, plan_stages, table
+from fusion.trainer import Trainer
+from pipelines.loaders import CardLoaders
+from pipelines.recipe_file import TrainRecipe, dump_recipe
+
+RECIPE, RUN, HISTORY = "recipe.yaml", "run.json", "history.json"
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What a run folder remembers of itself, beside its recipe."""
+
+    recipe_name: str
+    recipe_sha256: str
+    card: str
+    """Path of the dataset card, absolute."""
+
+
+def train(
+    recipe: TrainRecipe,
+    name: str,
+    card: DatasetCard,
+    out: Path,
+    resume: bool = False,
+    accelerator: str = "auto",
+    precision: Any = "32-true",  # noqa: ANN401 - Fabric's own union of literals
+) -> list[Row]:
+    """Train through all stages; return the history.
+
+    Writes into ``out``: recipe.yaml (resolved), run.json, checkpoints, history.json, and model/ at the end.
+
+    Raises:
+        DataError: the folder holds another run, or the card does not fit.
+        FusionError: recipe, weights or checkpoint do not fit.
+    """
+    text = dump_recipe(recipe)
+    _claim(out, text, resume)
+    fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)
+    fabric.launch()
+    loaders = CardLoaders(card, recipe)
+    model, reports = build_model(model_config(recipe, card), recipe.seed)
+    for report in reports:
+        tqdm.write(f"weights  {report}")
+    trainer = Trainer(model, recipe, loaders, out, fabric)
+    info = RunInfo(name, hashlib.sha256(text.encode()).hexdigest(), str(card.path.resolve()))
+    _write(out / RECIPE, text)
+    _write(out / RUN, json.dumps(info.__dict__, indent=1))
+    tqdm.write(table(recipe, trainer.plans, count_parameters(model)))
+    history = trainer.fit(resume)
+    _write(out / HISTORY, json.dumps(history))
+    return history
+
+
+def model_config(recipe: TrainRecipe, card: DatasetCard) -> ModelConfig:
+    """Join the recipe's model section with the card's classes and inputs."""
+    section = recipe.model.model_dump()
+    return ModelConfig(**section, classes=card.classes, inputs=card.inputs().model_dump(mode="json"))
+
+
+def stage_table(recipe: TrainRecipe) -> tuple[str, dict[str, int]]:
+    """The expanded stages as text, and every block name with its parameters; no weights are loaded."""
+    thermal = {"unit": "intensity8", "polarity": "white-hot", "range": None, "min_span": 16.0, "invalid": 0.0}
+    inputs = {"rgb_size": recipe.model.size, "thermal_size": recipe.model.size, "thermal": thermal}
+    config = ModelConfig(**recipe.model.model_dump(), classes=("object",), inputs=inputs)
+    counts = count_parameters(FusionModel(config))
+    return table(recipe, plan_stages(recipe, counts), counts), counts
+
+
+def read_run(run: Path) -> tuple[TrainRecipe, RunInfo, list[Row]]:
+    """Read what a finished run remembers; DataError when it is no run, or not finished."""
+    from data.yaml_file import read_model
+
+    try:
+        info = RunInfo(**json.loads((run / RUN).read_text()))
+        history = json.loads((run / HISTORY).read_text())
+    except FileNotFoundError as error:
+        raise DataError(f"{run}: not a finished run ({Path(error.filename).name} is missing); train it first") from None
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{run}: damaged run ({error})") from None
+    return read_model(run / RECIPE, TrainRecipe), info, history
+
+
+def _claim(out: Path, recipe: str, resume: bool) -> None:
+    """Refuse a folder that holds another run."""
+    if resume:
+        if not (out / RECIPE).exists():
+            raise DataError(f"{out}: no run to resume there ({RECIPE} is missing); run without --resume")
+        if (out / RECIPE).read_text() != recipe:
+            raise DataError(
+                f"{out / RECIPE}: the run was started with another recipe; resume with the same recipe and --set"
+            )
+        return
+    if (out / "checkpoints").exists() or (out / "model").exists():
+        raise DataError(f"{out}: holds a run already; go on with it by --resume, or name another --out")
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic(path, "w") as file:
+        file.write(text)
