@@ -72,7 +72,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
             module = importlib.import_module(f"pipelines.commands.{name}")
             command.epilog = module.EXAMPLE
             module.configure(command)
-            if not command.get_default("run"):
+            if hasattr(module, "run"):  # else its actions bring their own
                 command.set_defaults(run=module.run)
     return parser
 
@@ -88,8 +88,7 @@ def _hidden_room() -> str | None:
 
 
 def _os_error(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
     if error.errno == errno.ENOSPC:
-        return (
-            f"no space left on the disk{f' for {error.filename}' if error.filename else ''}; nothing was half-written"
-        )
-    return f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        return f"{where}no space left on the disk; nothing was half-written there"
+    return f"{where}{error.strerror or error}"

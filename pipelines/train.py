@@ -103,7 +103,7 @@ def _claim(out: Path, recipe: str, resume: bool) -> None:
             raise DataError(f"{out}: no run to resume there ({RECIPE} is missing); run without --resume")
         if (out / RECIPE).read_text() != recipe:
             raise DataError(
-                f"{out / RECIPE}: the run was started with another recipe; resume with the same recipe and --set"
+                f"{out / RECIPE}: the run was started with another recipe; resume with the same one and --set"
             )
         return
     if (out / "checkpoints").exists() or (out / "model").exists():

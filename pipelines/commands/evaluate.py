@@ -17,10 +17,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, type=Path, metavar="CARD", help="dataset card")
     parser.add_argument("--split", default="val", help="labelled split (default: val)")
     parser.add_argument(
-        "--without", action="append", choices=("rgb", "thermal"), help="only this row: a sensor left out"
+        "--without", action="append", choices=("rgb", "thermal"), help="only the row without this sensor"
     )
     parser.add_argument(
-        "--beside", nargs="+", type=Path, default=[], metavar="RUN", help="single-sensor runs to compare"
+        "--beside", nargs="+", type=Path, default=[], metavar="RUN", help="other runs to compare"
     )
     parser.add_argument("--examples", type=int, default=8, help="pictures in the report of a run (default: 8)")
     parser.add_argument("--provider", default="cpu", choices=("cpu", "cuda", "tensorrt"), help="for a bundle")

@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
         train(recipe, Path(args.recipe).stem, card, args.out, args.resume, args.accelerator, args.precision)
     except KeyboardInterrupt:
         print(
-            "\nrgbt: stopped; nothing of the epochs done is lost. Go on with the same command and --resume",
+            "\nrgbt: stopped; no finished epoch is lost. Go on with the same command and --resume",
             file=sys.stderr,
         )
         return 130

@@ -1,0 +1,240 @@
+"""What this machine can do, and what is wrong with it; torch is looked at only where it is installed."""
+
+import base64
+import importlib
+import platform
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import Literal
+
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+from export.errors import ExportError
+
+Level = Literal["ok", "note", "problem"]
+
+RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino")
+OPENCVS = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
+CODECS = {"h264": "r", "ffv1": "r", "libx264": "w"}
+"""Codec → r: it must decode, w: it must encode."""
+
+
+TINY_MODEL = base64.b64decode(
+    "CAg6lAEKDwoBeAoBdxIBYyIEQ29udgoMCgFjEgF5IgRSZWx1EgR0aW55KjMIAQgBCAMIAxABQgF3SiQAAIA/AACAPwAAgD8AAIA/AACAPwAAgD8A"
+    "AIA/AACAPwAAgD9aGwoBeBIWChQIARIQCgIIAQoCCAEKAggECgIIBGIbCgF5EhYKFAgBEhAKAggBCgIIAQoCCAIKAggCQgQKABAS"
+)
+"""ONNX: y = relu(conv(x, 3×3 of ones)), x float32 [1,1,4,4]; a convolution, because it needs cuDNN on a GPU.
+
+Held here because the edge runtime has no onnx package; tests/test_doctor.py builds the same bytes with it.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    name: str
+    level: Level
+    """ok; note: something optional is missing; problem: the edge runtime does not work."""
+    found: str
+    advice: str = ""
+    """What to type."""
+
+
+def examine() -> list[Finding]:
+    """Look at everything; a check that finds nothing to look at adds nothing."""
+    return [finding for check in CHECKS for finding in check()]
+
+
+def works(findings: list[Finding]) -> bool:
+    """Whether the edge runtime works here."""
+    return not any(finding.level == "problem" for finding in findings)
+
+
+def _python() -> Iterator[Finding]:
+    found = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    fits = tuple(map(int, platform.python_version_tuple()[:2])) >= (3, 11)
+    yield Finding("python", "ok" if fits else "problem", found, "" if fits else "install Python 3.11 or newer")
+    if platform.system() == "Windows":
+        yield Finding("platform", "note", "Windows is untested", "use Linux, or tell us what breaks")
+
+
+def _packages() -> Iterator[Finding]:
+    try:
+        requirements = [Requirement(line) for line in requires("rgbt-fusion") or ()]
+    except PackageNotFoundError:
+        yield Finding("rgbt-fusion", "problem", "not installed here", "pip install . in its folder")
+        return
+    edge = [requirement for requirement in requirements if _wanted(requirement, "")]
+    yield from _sorted_out("packages", edge, "problem", "pip install rgbt-fusion")
+    if _version("torch"):
+        train = [
+            requirement for requirement in requirements if _wanted(requirement, "train") and requirement not in edge
+        ]
+        yield from _sorted_out("training", train, "note", "pip install 'rgbt-fusion[train]'")
+    else:
+        yield Finding(
+            "training", "note", "torch is not installed: edge runtime only", "pip install 'rgbt-fusion[train]'"
+        )
+
+
+def _wanted(requirement: Requirement, extra: str) -> bool:
+    return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
+
+
+def _sorted_out(name: str, requirements: list[Requirement], level: Level, advice: str) -> Iterator[Finding]:
+    """One line for what fits, and one for each package that does not."""
+    fitting = {}
+    for requirement in requirements:
+        found = _version(requirement.name)
+        if found is None:
+            yield Finding(requirement.name, level, f"missing, needs {requirement.specifier}", advice)
+        elif not requirement.specifier.contains(found, prereleases=True):
+            command = f"pip install '{requirement.name}{requirement.specifier}'"
+            yield Finding(requirement.name, level, f"{found}, needs {requirement.specifier}", command)
+        else:
+            fitting[requirement.name] = found
+    yield Finding(name, "ok", ", ".join(f"{package} {number}" for package, number in fitting.items()))
+
+
+def _one_runtime() -> Iterator[Finding]:
+    found = [name for name in RUNTIMES if _version(name)]
+    if len(found) > 1:
+        keep = "onnxruntime-gpu" if "onnxruntime-gpu" in found else found[0]
+        command = f"pip uninstall -y {' '.join(found)} && pip install {keep}"
+        yield Finding("onnx runtimes", "problem", f"{' and '.join(found)} overwrite each other", command)
+
+
+def _opencv() -> Iterator[Finding]:
+    twins = {name: found for name in OPENCVS if (found := _version(name))}
+    if len(set(twins.values())) > 1:
+        found = ", ".join(f"{name} {number}" for name, number in twins.items())
+        newest = max(twins.values(), key=Version)
+        command = "pip install --force-reinstall --no-deps " + " ".join(f"{name}=={newest}" for name in twins)
+        yield Finding("opencv twins", "problem", f"{found} share one module and differ", command)
+    try:
+        cv2 = importlib.import_module("cv2")
+    except ImportError as error:
+        advice = "apt-get install libgl1 libglib2.0-0" if ".so" in str(error) else "pip install opencv-python"
+        yield Finding("cv2", "problem", str(error), advice)
+        return
+    window = _window_system(cv2.getBuildInformation())
+    if window == "NONE":
+        advice = "live --show needs opencv-python instead of opencv-python-headless; all else works"
+        yield Finding("cv2", "note", f"{cv2.__version__} without windows", advice)
+    else:
+        yield Finding("cv2", "ok", f"{cv2.__version__}, windows by {window}")
+
+
+def _window_system(build: str) -> str:
+    """The GUI line of OpenCV's build information; NONE for the headless builds."""
+    lines = [line.split(":", 1)[1].strip() for line in build.splitlines() if line.strip().startswith("GUI:")]
+    return lines[0] if lines and lines[0] else "NONE"
+
+
+def _gpu() -> Iterator[Finding]:
+    board = Path("/proc/device-tree/model")
+    if board.exists():
+        yield Finding("board", "ok", board.read_text(encoding="utf-8", errors="replace").strip("\0 \n"))
+    if not shutil.which("nvidia-smi"):
+        return
+    query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+    answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
+    if answer.returncode != 0:
+        text = (answer.stderr or answer.stdout).strip().partition("\n")[0]
+        yield Finding("gpu", "note", f"nvidia-smi fails: {text}", "reinstall the NVIDIA driver")
+    else:
+        yield Finding("gpu", "ok", "; ".join(answer.stdout.strip().splitlines()))
+
+
+def _providers() -> Iterator[Finding]:
+    try:
+        import numpy as np
+
+        from export.engines.onnx_runtime import OR_CPU, PROVIDERS, OnnxRuntime
+    except ImportError as error:
+        yield Finding("provider cpu", "problem", str(error), "pip install rgbt-fusion")
+        return
+    for provider in PROVIDERS:
+        level: Level = "problem" if provider == "cpu" else "note"
+        try:
+            engine = OnnxRuntime(TINY_MODEL, provider)
+            answer = engine.run({"x": np.ones((1, 1, 4, 4), np.float32)})["y"]
+        except ExportError as error:
+            found, _, advice = str(error).partition("; ")
+            yield Finding(f"provider {provider}", level, found, advice.removesuffix(OR_CPU))
+        else:
+            right = bool((answer == 9).all())
+            yield Finding(
+                f"provider {provider}", "ok" if right else level, "runs" if right else "runs, but answers wrong"
+            )
+
+
+def _video() -> Iterator[Finding]:
+    try:
+        av = importlib.import_module("av")
+        codec = importlib.import_module("av.codec")
+    except ImportError as error:
+        yield Finding("video", "problem", str(error), "pip install --force-reinstall av")
+        return
+    missing = []
+    for name, mode in CODECS.items():
+        try:
+            codec.Codec(name, mode)
+        except ValueError:  # PyAV's UnknownCodecError
+            missing.append(name)
+    found = f"PyAV {av.__version__}, FFmpeg {av.ffmpeg_version_info}"
+    if missing:
+        command = "pip install --force-reinstall --only-binary av av"
+        yield Finding("video", "problem", f"{found}, without {', '.join(missing)}", command)
+    else:
+        yield Finding("video", "ok", f"{found}, with {', '.join(CODECS)}")
+
+
+def _torch() -> Iterator[Finding]:
+    if not _version("torch"):
+        return
+    yield from _torchvision_fits()
+    try:
+        torch = importlib.import_module("torch")
+        cuda = torch.cuda.is_available()
+        found = f"{torch.__version__}, " + (f"CUDA on {torch.cuda.get_device_name()}" if cuda else "CPU only")
+        yield Finding("torch runs", "ok", found)
+    except (ImportError, OSError, RuntimeError) as error:
+        text = str(error).partition("\n")[0]
+        yield Finding("torch runs", "note", text, "pip install --force-reinstall 'rgbt-fusion[train]'")
+
+
+def _torchvision_fits() -> Iterator[Finding]:
+    torchvision, torch = _version("torchvision"), _version("torch")
+    if torchvision is None or torch is None:
+        return
+    pins = [Requirement(line) for line in requires("torchvision") or ()]
+    pin = next((pin.specifier for pin in pins if pin.name == "torch"), None)
+    if pin is not None and not pin.contains(Version(torch).public, prereleases=True):
+        found = f"torchvision {torchvision} needs torch {pin}, found {torch}"
+        yield Finding("torch pair", "note", found, "pip install --upgrade torch torchvision")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
+    _python,
+    _packages,
+    _one_runtime,
+    _opencv,
+    _gpu,
+    _providers,
+    _video,
+    _torch,
+)

@@ -1,0 +1,104 @@
+"""The answer as a picture: boxes on RGB and on false-coloured thermal, side by side."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from data.frame import Image, Pair
+from data.prepare import InputSpec, Prepared, fit
+from pipelines.live.answer import Answer
+
+COLOURS = (
+    (255, 178, 29), (72, 220, 138), (64, 186, 255), (255, 112, 112), (207, 144, 255),
+    (255, 240, 90), (120, 255, 240), (255, 150, 220), (190, 230, 110), (160, 170, 255),
+)  # fmt: skip
+"""R, G, B of classes in their order, to be told apart on dark and on bright ground."""
+
+_TALLEST = 540
+_INK = (16, 16, 16)
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+
+
+class Composer:
+    """Draws answers; the size of the picture is that of the first, so that it fits into one video.
+
+    Asking twice for the same answer draws once.
+    """
+
+    def __init__(self, inputs: InputSpec, classes: Sequence[str]) -> None:
+        self._inputs = inputs
+        self._classes = classes
+        self._panel: tuple[int, int] | None = None
+        self._last: tuple[Answer, NDArray[np.uint8]] | None = None
+
+    def __call__(self, pair: Pair, prepared: Prepared, answer: Answer) -> NDArray[np.uint8]:
+        """Return H×2W×3 uint8 (R, G, B), RGB left and thermal right, height and width even."""
+        if self._last is None or self._last[0] is not answer:
+            panel = self._panel = self._panel or _panel(answer.size)
+            rgb = _blank(panel, "no RGB") if pair.rgb is None else _fill(pair.rgb.image, panel)
+            if pair.thermal is None:
+                thermal = _blank(panel, "no thermal")
+            else:
+                thermal = _fill(self._false_colour(prepared, answer), panel)
+            for view in (rgb, thermal):
+                draw_boxes(view, _scaled(answer, panel), self._classes)
+            self._last = answer, np.hstack((rgb, thermal))
+        return self._last[1]
+
+    def _false_colour(self, prepared: Prepared, answer: Answer) -> NDArray[np.uint8]:
+        thermal = prepared.thermal
+        if self._inputs.letterbox:
+            height, width = fit(answer.size, self._inputs.rgb_size)[1]
+            thermal = thermal[:height, :width]
+        return false_colour(thermal, self._inputs.thermal.invalid)
+
+
+def false_colour(thermal: Image, invalid: float) -> NDArray[np.uint8]:
+    """H×W thermal of any unit as H×W×3 uint8 (R, G, B), black to yellow over its valid range."""
+    valid = thermal != invalid
+    low, high, _, _ = cv2.minMaxLoc(thermal, valid.view(np.uint8))
+    gain = 255.0 / max(high - low, 1e-6)
+    grey = np.clip((thermal - np.float32(low)) * np.float32(gain), 0, 255).astype(np.uint8)
+    coloured: Any = cv2.cvtColor(cv2.applyColorMap(grey, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
+    coloured[~valid] = 0
+    return np.asarray(coloured, np.uint8)
+
+
+def draw_boxes(image: NDArray[np.uint8], boxes: NDArray[np.float32], classes: Sequence[str]) -> None:
+    """Draw boxes [N,6] in pixels of ``image`` (H×W×3, R, G, B) with class and score, in place."""
+    size = max(0.4, image.shape[0] / 1000)
+    for x1, y1, x2, y2, score, label in boxes.tolist():
+        colour = COLOURS[int(label) % len(COLOURS)]
+        left, top = round(x1), round(y1)
+        cv2.rectangle(image, (left, top), (round(x2), round(y2)), colour, 2)
+        text = f"{classes[int(label)]} {score:.2f}"
+        (width, height), below = cv2.getTextSize(text, _FONT, size, 1)
+        base = top - 3 if top > height + below else top + height + 3
+        cv2.rectangle(image, (left, base - height - 2), (left + width + 2, base + below - 1), colour, cv2.FILLED)
+        cv2.putText(image, text, (left + 1, base), _FONT, size, _INK, 1, cv2.LINE_AA)
+
+
+def _panel(size: tuple[int, int]) -> tuple[int, int]:
+    scale = min(1.0, _TALLEST / size[0])
+    return max(2, round(size[0] * scale / 2) * 2), max(2, round(size[1] * scale / 2) * 2)
+
+
+def _fill(image: Image, panel: tuple[int, int]) -> NDArray[np.uint8]:
+    if image.shape[:2] == panel:
+        return image.copy()
+    how = cv2.INTER_AREA if image.shape[0] >= 2 * panel[0] else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, (panel[1], panel[0]), interpolation=how), np.uint8)
+
+
+def _blank(panel: tuple[int, int], text: str) -> NDArray[np.uint8]:
+    view = np.full((*panel, 3), 24, np.uint8)
+    cv2.putText(view, text, (12, panel[0] // 2), _FONT, 0.7, (150, 150, 150), 1, cv2.LINE_AA)
+    return view
+
+
+def _scaled(answer: Answer, panel: tuple[int, int]) -> NDArray[np.float32]:
+    factor = np.array([panel[1] / answer.size[1], panel[0] / answer.size[0]] * 2 + [1, 1], np.float32)
+    return answer.boxes * factor

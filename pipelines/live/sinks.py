@@ -1,0 +1,225 @@
+"""Where answers go: one class for each kind, one method and ``close()``."""
+
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+import av
+import cv2
+
+from data.errors import DataError
+from data.frame import Pair
+from data.prepare import Prepared
+from pipelines.live.answer import Answer
+from pipelines.live.draw import Composer
+
+_KEY_FRAME_EVERY = 30
+
+
+class Sink(Protocol):
+    """Takes every answer of a run."""
+
+    def write(self, pair: Pair, prepared: Prepared, answer: Answer) -> None:
+        """Take one answer; DataError when it cannot be kept."""
+
+    def close(self) -> None:
+        """Finish; what was written stays readable."""
+
+
+class JsonLinesSink:
+    """One JSON object a line, flushed, so that a kill loses no answer.
+
+    Keys: index, time_ns (of the newer frame), skew_ms (thermal minus RGB, null when one is absent), present
+    [rgb, thermal], frames [number of the RGB frame, of the thermal frame; null when absent], boxes: a list of
+    {box: [x1, y1, x2, y2] in pixels of the delivered RGB frame, score, class}.
+    """
+
+    def __init__(self, path: Path, classes: tuple[str, ...]) -> None:
+        self._path = path
+        self._classes = classes
+        self._file: TextIO | None = None
+        _check_place(path)
+
+    def write(self, pair: Pair, prepared: Prepared, answer: Answer) -> None:
+        """Append one line."""
+        with _told(self._path, answer.index):
+            if self._file is None:
+                self._file = self._path.open("w", encoding="utf-8")
+            self._file.write(json.dumps(self._line(pair, answer), ensure_ascii=False) + "\n")
+            self._file.flush()
+
+    def close(self) -> None:
+        """Close the file; a run without an answer leaves an empty one."""
+        file = self._file or self._path.open("w", encoding="utf-8")
+        try:
+            file.close()
+        except OSError:  # the line that did not fit was reported by write()
+            self._file = None
+
+    def _line(self, pair: Pair, answer: Answer) -> dict[str, Any]:
+        frames = (pair.rgb, pair.thermal)
+        return {
+            "index": answer.index,
+            "time_ns": pair.time_ns,
+            "skew_ms": None if pair.skew_ns is None else round(pair.skew_ns / 1e6, 3),
+            "present": [int(frame is not None) for frame in frames],
+            "frames": [None if frame is None else frame.sequence for frame in frames],
+            "boxes": [
+                {
+                    "box": [round(value, 3) for value in box],
+                    "score": round(score, 6),
+                    "class": self._classes[int(label)],
+                }
+                for *box, score, label in answer.boxes.tolist()
+            ],
+        }
+
+
+class VideoSink:
+    """Annotated H.264 in Matroska, both sensors side by side, at the capture times of the pairs.
+
+    Clusters are closed every second, so that a kill loses the last second at most.
+    """
+
+    def __init__(self, path: Path, composer: Composer, period_ns: int | None = None) -> None:
+        if path.suffix.lower() != ".mkv":
+            raise DataError(f"{path}: the annotated video is Matroska, which survives a kill; name it …mkv")
+        self._path = path
+        self._compose = composer
+        self._rate = Fraction(1_000_000_000, period_ns).limit_denominator(1001) if period_ns else Fraction(30)
+        self._container: av.container.OutputContainer | None = None
+        self._stream: Any = None
+        self._first_ns = 0
+        self._last_pts = -1
+        _check_place(path)
+
+    def write(self, pair: Pair, prepared: Prepared, answer: Answer) -> None:
+        """Draw and encode one answer."""
+        picture = av.VideoFrame.from_ndarray(self._compose(pair, prepared, answer), format="rgb24")
+        with _told(self._path, answer.index):
+            if self._container is None:
+                self._open(picture.width, picture.height)
+                self._first_ns = pair.time_ns
+            assert self._container is not None
+            self._last_pts = max(self._last_pts + 1, (pair.time_ns - self._first_ns) // 1_000_000)
+            picture.pts, picture.time_base = self._last_pts, Fraction(1, 1000)
+            self._container.mux(self._stream.encode(picture))
+
+    def close(self) -> None:
+        """Write the frames that the encoder still holds, and finish the file."""
+        container, self._container = self._container, None
+        if container is None:
+            return
+        with _told(self._path, None):
+            try:
+                container.mux(self._stream.encode())
+            finally:
+                container.close()
+
+    def _open(self, width: int, height: int) -> None:
+        self._container = av.open(
+            str(self._path), "w", format="matroska", options={"cluster_time_limit": "1000", "flush_packets": "1"}
+        )
+        options = {"preset": "superfast", "tune": "zerolatency", "crf": "23", "g": str(_KEY_FRAME_EVERY)}
+        self._stream = self._container.add_stream("libx264", rate=self._rate, options=options)
+        self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
+        self._stream.codec_context.time_base = Fraction(1, 1000)
+        self._stream.codec_context.thread_count = 1
+
+
+class WindowSink:
+    """A desktop window; closing it, q or Esc ends the run.
+
+    Raises:
+        DataError: this OpenCV has no windows, or there is no desktop.
+    """
+
+    def __init__(self, composer: Composer, stop: threading.Event, title: str = "rgbt live") -> None:
+        missing = windows_missing()
+        if missing:
+            raise DataError(f"--show: {missing}; use --save out.mkv instead")
+        self._compose = composer
+        self._stop = stop
+        self._title = title
+        self._is_open = False
+
+    def write(self, pair: Pair, prepared: Prepared, answer: Answer) -> None:
+        """Show one answer."""
+        if not self._is_open:
+            cv2.namedWindow(self._title, cv2.WINDOW_NORMAL)
+        cv2.imshow(self._title, cv2.cvtColor(self._compose(pair, prepared, answer), cv2.COLOR_RGB2BGR))
+        key = cv2.waitKey(1) & 0xFF
+        is_closed = self._is_open and cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) < 1
+        self._is_open = True
+        if key in (ord("q"), 27) or is_closed:
+            self._stop.set()
+
+    def close(self) -> None:
+        """Close the window."""
+        if self._is_open:
+            cv2.destroyWindow(self._title)
+
+
+class CollectingSink:
+    """A test double: keeps what it is given; fails at answer ``fail_at`` where asked to."""
+
+    def __init__(self, fail_at: int | None = None) -> None:
+        self.answers: list[Answer] = []
+        self.pairs: list[Pair] = []
+        self.closed = False
+        self._fail_at = fail_at
+
+    def write(self, pair: Pair, prepared: Prepared, answer: Answer) -> None:
+        """Keep one answer."""
+        if answer.index == self._fail_at:
+            raise DataError(f"answer {answer.index} refused")
+        self.answers.append(answer)
+        self.pairs.append(pair)
+
+    def close(self) -> None:
+        """Remember that it was closed."""
+        self.closed = True
+
+
+SINKS: dict[str, Callable[..., Sink]] = {"video": VideoSink, "jsonl": JsonLinesSink, "window": WindowSink}
+"""Kind of sink → its class."""
+
+
+def windows_missing() -> str | None:
+    """Say why a desktop window cannot be opened here; None where it can."""
+    gui = next((line for line in cv2.getBuildInformation().splitlines() if line.strip().startswith("GUI:")), "")
+    if not gui or "NONE" in gui:
+        return "this OpenCV is built without windows (opencv-python-headless)"
+    # Qt ends the whole process where it finds no display.
+    if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        return "no desktop (neither DISPLAY nor WAYLAND_DISPLAY is set)"
+    return None
+
+
+def _check_place(path: Path) -> None:
+    """Refuse a place where no file can be made, before the first answer; nothing is written yet."""
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder; name a file in it")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{path}: its folder cannot be made ({error.strerror})") from None
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise DataError(f"{path}: cannot be written (permission denied)")
+
+
+@contextmanager
+def _told(path: Path, index: int | None) -> Iterator[None]:
+    """Turn a failing write into one line that says what the file still holds."""
+    try:
+        yield
+    except (OSError, av.error.FFmpegError) as error:
+        kept = "the answers until then stay readable" if index is None else f"it holds the answers before {index}"
+        reason = (error.strerror or str(error)).lower()
+        raise DataError(f"{path}: cannot be written any further ({reason}); {kept}") from None

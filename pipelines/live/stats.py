@@ -1,0 +1,72 @@
+"""Counters and percentiles of a running pipeline, in memory that does not grow."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+_STEP = math.log(1.02)
+_SMALLEST = 1e-3
+
+
+class Histogram:
+    """Percentiles of values from 0 up, to within 1 %: counts in bins that widen by 2 % each."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.largest = 0.0
+        self._bins: Counter[int] = Counter()
+
+    def add(self, value: float) -> None:
+        """Count one value; below a thousandth counts as zero."""
+        self.count += 1
+        self.largest = max(self.largest, value)
+        self._bins[round(math.log(value / _SMALLEST) / _STEP) + 1 if value > _SMALLEST else 0] += 1
+
+    def percentile(self, percent: float) -> float | None:
+        """The value that ``percent`` of all values do not exceed; None before the first."""
+        if not self.count:
+            return None
+        rank = max(1, math.ceil(percent / 100 * self.count))
+        seen = 0
+        for index in sorted(self._bins):
+            seen += self._bins[index]
+            if seen >= rank:
+                return 0.0 if index == 0 else min(self.largest, _SMALLEST * math.exp((index - 1) * _STEP))
+        raise AssertionError("bins hold every value")
+
+    def as_dict(self) -> dict[str, float | None]:
+        """p50, p95, p99 and the largest, None before the first value."""
+        points = {f"p{percent}": self.percentile(percent) for percent in (50, 95, 99)}
+        points["max"] = self.largest if self.count else None
+        return {name: None if value is None else round(value, 3) for name, value in points.items()}
+
+
+class LiveStats:
+    """What a live run tells of itself."""
+
+    STAGES = ("wait", "prepare", "infer", "sinks")
+
+    def __init__(self) -> None:
+        self.answers = 0
+        self.detections = 0
+        self.skew_ms = Histogram()
+        self.stage_ms = {stage: Histogram() for stage in self.STAGES}
+
+    def add(self, skew_ns: int | None, stage_s: Mapping[str, float], detections: int) -> None:
+        """Count one answered pair: its skew, the seconds of each stage, and how many objects it shows."""
+        self.answers += 1
+        self.detections += detections
+        if skew_ns is not None:
+            self.skew_ms.add(abs(skew_ns) / 1e6)
+        for stage, seconds in stage_s.items():
+            self.stage_ms[stage].add(seconds * 1e3)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain numbers: answers, detections, percentiles of skew (absolute) and of each stage in ms."""
+        return {
+            "answers": self.answers,
+            "detections": self.detections,
+            "skew_ms": self.skew_ms.as_dict(),
+            "stage_ms": {stage: histogram.as_dict() for stage, histogram in self.stage_ms.items()},
+        }
