@@ -1,0 +1,48 @@
+"""One line on the terminal that says how a run is going."""
+
+from collections.abc import Mapping
+from time import monotonic
+from typing import TextIO
+
+_TERMINAL_EVERY_S, _LOG_EVERY_S = 0.5, 10.0
+
+
+class StatusLine:
+    """Rewrites one line on a terminal; elsewhere (a log) writes a line every ten seconds."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream
+        self._is_terminal = stream is not None and stream.isatty()
+        self._every_s = _TERMINAL_EVERY_S if self._is_terminal else _LOG_EVERY_S
+        self._shown_at = monotonic()
+        self._width = 0
+
+    def show(self, answers: int, counts: Mapping[str, int], seconds: float) -> None:
+        """Show rate and counts, unless the line is fresh."""
+        now = monotonic()
+        if self._stream is None or now - self._shown_at < self._every_s:
+            return
+        self._shown_at = now
+        text = summary(answers, counts, seconds)
+        if self._is_terminal:
+            self._stream.write("\r" + text.ljust(self._width))
+            self._width = len(text)
+        else:
+            self._stream.write(text + "\n")
+        self._stream.flush()
+
+    def close(self) -> None:
+        """Leave the line standing."""
+        if self._stream is not None and self._width:
+            self._stream.write("\n")
+            self._stream.flush()
+
+
+def summary(answers: int, counts: Mapping[str, int], seconds: float) -> str:
+    """One line: answers, rate, lone and dropped frames."""
+    rate = answers / seconds if seconds > 0 else 0.0
+    dropped = sum(counts.get(name, 0) for name in ("rgb_dropped", "thermal_dropped", "rgb_late", "thermal_late"))
+    return (
+        f"{answers} answers, {rate:.1f}/s: {counts.get('pairs', 0)} pairs, {counts.get('rgb_alone', 0)} RGB alone, "
+        f"{counts.get('thermal_alone', 0)} thermal alone, {dropped} frames dropped"
+    )
