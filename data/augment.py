@@ -1,0 +1,146 @@
+"""Random changes of a training pair; the only file that knows albumentations."""
+
+import os
+from typing import Annotated, Any, Self
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from data.frame import Image
+from data.prepare import RGB_PADDING
+from data.thermal import ThermalSpec
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Boxes = NDArray[np.float32]
+Labels = NDArray[np.int64]
+
+MIN_VISIBILITY = 0.3
+"""Share of a box that must stay in the picture, else the box goes."""
+
+
+class AugmentSpec(BaseModel):
+    """How far a training pair may be changed; geometry moves both pictures and the boxes alike."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    flip: Share = 0.5
+    """Probability of a horizontal flip."""
+    rotate_deg: Annotated[float, Field(ge=0, le=180)] = 5.0
+    """Largest rotation to either side, in degrees."""
+    scale: tuple[float, float] = (0.8, 1.25)
+    """Smallest and largest zoom; above 1 a part is cropped out."""
+    crop: Share = 0.1
+    """Largest shift of the cropped part, as a fraction of width and height."""
+    rgb_brightness: Share = 0.2
+    """Largest change, as a fraction of the frame's mean: a share of white would drown or blind the night."""
+    rgb_contrast: Share = 0.2
+    thermal_gain: Share = 0.1
+    """Largest relative change of a pixel's distance to the frame's mean."""
+    thermal_offset: Share = 0.05
+    """Largest shift, as a fraction of the frame's span."""
+
+    @model_validator(mode="after")
+    def _scale_rises(self) -> Self:
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise ValueError(f"scale is {list(self.scale)}, expected [smallest, largest], above 0")
+        return self
+
+
+class Augmenter:
+    """Changes a pair; what it does is a function of the seed alone."""
+
+    def __init__(self, spec: AugmentSpec, thermal_spec: ThermalSpec) -> None:
+        self.spec = spec
+        self.thermal_spec = thermal_spec
+        self._pipeline = _pipeline(spec, thermal_spec.invalid)
+
+    def __call__(
+        self, rgb: NDArray[np.uint8], thermal: Image, boxes: Boxes, labels: Labels, seed: int
+    ) -> tuple[NDArray[np.uint8], Image, Boxes, Labels]:
+        """Change one pair.
+
+        Args:
+            rgb: H×W×3 uint8.
+            thermal: Of the spec's dtype and any size; it comes back at RGB's size.
+            boxes: [N,4] float32 x1, y1, x2, y2 in pixels of ``rgb``.
+            labels: [N] int64.
+            seed: From 0.
+
+        Returns:
+            RGB, thermal, boxes and labels; boxes that left the picture are gone.
+        """
+        seeds = np.random.SeedSequence(seed).generate_state(1 + len(self._pipeline.transforms))
+        warm = self._photometric(self._layers(thermal, rgb.shape[:2]), np.random.default_rng(seeds[0]))
+        # One seed for all would tie their draws together: bright pictures would always be large.
+        for transform, own in zip(self._pipeline.transforms, seeds[1:].tolist(), strict=True):
+            transform.set_random_seed(own)
+        changed = self._pipeline(image=rgb, mask=warm, bboxes=boxes, index=np.arange(len(boxes)))
+        index = np.array(changed["index"], np.int64)
+        kept = np.array(changed["bboxes"], np.float32).reshape(-1, 4)
+        return changed["image"], self._merge(changed["mask"]), kept, labels[index]
+
+    def _layers(self, thermal: Image, size: tuple[int, ...]) -> NDArray[np.float32]:
+        """H×W×2 float32 at RGB's size: value, and 1 where it is valid; interpolation keeps the two apart."""
+        valid = thermal != self.thermal_spec.invalid
+        layers = np.empty((*thermal.shape, 2), np.float32)
+        layers[..., 0], layers[..., 1] = thermal, valid
+        if not valid.all():  # any valid value stands in, and is thrown out again by the second layer
+            layers[~valid, 0] = thermal[valid].mean() if valid.any() else 0.0
+        if thermal.shape != size:
+            layers = np.asarray(cv2.resize(layers, (size[1], size[0]), interpolation=cv2.INTER_LINEAR), np.float32)
+        return layers
+
+    def _photometric(self, layers: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+        gain = 1 + rng.uniform(-self.spec.thermal_gain, self.spec.thermal_gain)
+        shift = rng.uniform(-self.spec.thermal_offset, self.spec.thermal_offset)
+        few = layers[::4, ::4]
+        seen = few[..., 0][few[..., 1] > 0.5]
+        if seen.size:
+            mean, span = float(seen.mean()), float(seen.max() - seen.min())
+            layers[..., 0] *= gain
+            layers[..., 0] += mean * (1 - gain) + shift * span
+        return layers
+
+    def _merge(self, layers: NDArray[np.float32]) -> Image:
+        """Back to the spec's dtype; every pixel that touches an invalid one is invalid, no other is."""
+        dtype, invalid = self.thermal_spec.dtype, self.thermal_spec.invalid
+        values = np.ascontiguousarray(layers[..., 0])
+        if dtype.kind == "u":
+            limits = np.iinfo(dtype)
+            values = np.clip(np.rint(values, out=values), limits.min, limits.max, out=values)
+        merged = values.astype(dtype)
+        merged[merged == invalid] = invalid + (1 if invalid <= 0 else -1)
+        merged[layers[..., 1] < 1 - 1e-3] = invalid
+        return merged
+
+
+def _pipeline(spec: AugmentSpec, invalid: float) -> Any:  # noqa: ANN401 - an albumentations.Compose
+    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # it would ask a server for its newest version
+    import albumentations as alb  # takes seconds, and brings scipy: only who trains pays
+
+    steps: list[Any] = []
+    if spec.rgb_brightness or spec.rgb_contrast:
+        steps.append(
+            alb.RandomBrightnessContrast(spec.rgb_brightness, spec.rgb_contrast, brightness_by_max=False, p=1.0)
+        )
+    if spec.rotate_deg or spec.crop or spec.scale != (1.0, 1.0):
+        steps.append(
+            alb.Affine(
+                scale=spec.scale,
+                keep_ratio=True,
+                translate_percent=(-spec.crop, spec.crop),
+                rotate=(-spec.rotate_deg, spec.rotate_deg),
+                rotate_method="ellipse",  # the box around a turned box would grow with every degree
+                interpolation=cv2.INTER_LINEAR,
+                mask_interpolation=cv2.INTER_LINEAR,
+                fill=RGB_PADDING,
+                fill_mask=(invalid, 0.0),
+                p=1.0,
+            )
+        )
+    if spec.flip:
+        steps.append(alb.HorizontalFlip(p=spec.flip))
+    boxes = alb.BboxParams("pascal_voc", label_fields=["index"], clip=True, min_visibility=MIN_VISIBILITY)
+    return alb.Compose(steps, bbox_params=boxes)
