@@ -159,7 +159,7 @@ class Bundle:
         path = self.path / GOLDEN
         wanted = [*self.info.inputs.shapes(), *self.info.outputs]
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 golden: dict[str, Array] = {name: archive[name] for name in wanted}
         except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
             raise ExportError(f"{path}: cannot be read ({error}); export the bundle again") from None

@@ -62,15 +62,22 @@ class Session:
         if threads is not None and threads < 1:
             raise ExportError(f"threads is {threads}; give at least 1")
         self.bundle = bundle
+        self.engine = engine
+        self.threads = threads
         self._shapes = bundle.info.inputs.shapes()
         self._dtypes = bundle.info.inputs.dtypes()
-        self._engine = ENGINES[engine](bundle.model, provider, threads)
+        self._runtime = ENGINES[engine](bundle.model, provider, threads)
         self._check_graph()
 
     @property
     def provider(self) -> str:
         """The provider that really runs."""
-        return self._engine.provider
+        return self._runtime.provider
+
+    @property
+    def target(self) -> str:
+        """Engine and provider in one word, as tables name it."""
+        return f"{self.engine}-{self.provider}"
 
     def run(self, rgb: Array, thermal: Array, present: Array) -> dict[str, Array]:
         """Answer a batch of pairs.
@@ -92,15 +99,15 @@ class Session:
         if not present.all():
             feeds["rgb"] = _blank(rgb, present[:, 0])
             feeds["thermal"] = _blank(thermal, present[:, 1])
-        return self._engine.run(feeds)
+        return self._runtime.run(feeds)
 
     def warm_up(self, batch: int = 1) -> None:
         """Run black frames once, so that allocation is no part of the first answer's time."""
-        self._engine.run(self.bundle.info.inputs.zeros(batch))
+        self._runtime.run(self.bundle.info.inputs.zeros(batch))
 
     def close(self) -> None:
         """Free what the engine holds."""
-        self._engine.close()
+        self._runtime.close()
 
     def _check(self, feeds: dict[str, Array]) -> None:
         batch = len(feeds["rgb"])
@@ -119,11 +126,11 @@ class Session:
 
     def _check_graph(self) -> None:
         wanted = {name: (str(self._dtypes[name]), self._shapes[name]) for name in self._shapes}
-        found = {name: (dtype, tuple(shape[1:])) for name, (dtype, shape) in self._engine.signature().items()}
+        found = {name: (dtype, tuple(shape[1:])) for name, (dtype, shape) in self._runtime.signature().items()}
         answers = list(self.bundle.info.outputs)
-        if found != wanted or sorted(self._engine.outputs()) != sorted(answers):
+        if found != wanted or sorted(self._runtime.outputs()) != sorted(answers):
             raise ExportError(
-                f"{self.bundle.model}: takes {found} and answers {self._engine.outputs()}, but bundle.json "
+                f"{self.bundle.model}: takes {found} and answers {self._runtime.outputs()}, but bundle.json "
                 f"says {wanted} and {answers}; export the bundle again"
             )
 

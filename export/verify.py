@@ -29,9 +29,7 @@ class Parity:
 
     def __str__(self) -> str:
         scores = f"scores differ by at most {self.scores:.1e} (limit {SCORE_LIMIT:.0e})"
-        return (
-            f"{self.pairs} golden pairs: {scores}, boxes by {self.boxes_px:.1e} px (limit {BOX_LIMIT_PX} px)"
-        )
+        return f"{self.pairs} golden pairs: {scores}, boxes by {self.boxes_px:.1e} px (limit {BOX_LIMIT_PX} px)"
 
 
 def replay(session: Session) -> Parity:
@@ -47,9 +45,7 @@ def replay(session: Session) -> Parity:
             session.run(*(golden[name][start : start + batch] for name in ("rgb", "thermal", "present")))
             for start in range(0, len(golden["rgb"]), batch)
         ]
-        parities.append(
-            compare_boxes(golden["boxes"], np.concatenate([answer["boxes"] for answer in answers]))
-        )
+        parities.append(compare_boxes(golden["boxes"], np.concatenate([answer["boxes"] for answer in answers])))
     return Parity(
         pairs=len(golden["rgb"]),
         scores=max(parity.scores for parity in parities),
@@ -67,13 +63,9 @@ def compare_boxes(expected: Array, found: Array) -> Parity:
         ExportError: the shapes differ, or a number is not finite.
     """
     if expected.shape != found.shape:
-        raise ExportError(
-            f"the engine answers boxes {list(found.shape)}, PyTorch answered {list(expected.shape)}"
-        )
+        raise ExportError(f"the engine answers boxes {list(found.shape)}, PyTorch answered {list(expected.shape)}")
     if not np.isfinite(found).all():
-        raise ExportError(
-            "the engine's answer holds NaN or infinite numbers; try another provider or precision"
-        )
+        raise ExportError("the engine's answer holds NaN or infinite numbers; try another provider or precision")
     differences = [_difference(one, other) for one, other in zip(expected, found, strict=True)]
     scores, boxes = np.array(differences, np.float64).reshape(-1, 2).max(axis=0)
     return Parity(len(expected), float(scores), float(boxes))

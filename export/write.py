@@ -59,9 +59,7 @@ def export_bundle(
         "task": "detect",
         "classes": tuple(classes),
         "inputs": description,
-        "outputs": {
-            "boxes": {"shape": ("B", *answers["boxes"].shape[1:]), "dtype": "float32", "layout": LAYOUT}
-        },
+        "outputs": {"boxes": {"shape": ("B", *answers["boxes"].shape[1:]), "dtype": "float32", "layout": LAYOUT}},
         "missing_sensor": MISSING_SENSOR,
         "opset": OPSET,
         "recipe_sha256": recipe_sha256,
@@ -111,9 +109,7 @@ def _answers(model: torch.nn.Module, feeds: Mapping[str, Array]) -> dict[str, Ar
     rows = []
     with torch.no_grad():
         for index in range(len(feeds["rgb"])):
-            row = model(
-                *(torch.from_numpy(feeds[name][index : index + 1]) for name in ("rgb", "thermal", "present"))
-            )
+            row = model(*(torch.from_numpy(feeds[name][index : index + 1]) for name in ("rgb", "thermal", "present")))
             rows.append(row["boxes"].numpy())
     return {"boxes": np.concatenate(rows)}
 

@@ -17,6 +17,9 @@ PROVIDERS = {
 }
 """What a user types → the name that ONNX Runtime gives it."""
 
+OR_CPU = "; or use --provider cpu; 'rgbt doctor' shows what runs"
+"""How an error about a provider ends."""
+
 _LIBRARIES = {"cuda": "libonnxruntime_providers_cuda.so", "tensorrt": "libonnxruntime_providers_tensorrt.so"}
 _ADVICE = {
     "cuda": "install the NVIDIA driver and: pip install 'rgbt-fusion[cuda]'",
@@ -60,15 +63,17 @@ class OnnxRuntime:
 
 
 def _open(model: Path | bytes, provider: str, threads: int | None) -> Any:  # noqa: ANN401 - untyped library
-    import onnxruntime
-
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ExportError(f"ONNX Runtime cannot be imported ({error}); pip install rgbt-fusion") from None
     if provider not in PROVIDERS:
         raise ExportError(f"unknown provider '{provider}'; one of {', '.join(PROVIDERS)}")
     name = PROVIDERS[provider]
     if name not in onnxruntime.get_available_providers():
         raise ExportError(
             f"this onnxruntime {onnxruntime.__version__} is built without provider '{provider}'; "
-            "use --provider cpu, or replace onnxruntime by onnxruntime-gpu (never both); see 'rgbt doctor'"
+            f"replace onnxruntime by onnxruntime-gpu (never both){OR_CPU}"
         )
     with _quiet(onnxruntime):
         if provider != "cpu" and hasattr(onnxruntime, "preload_dlls"):
@@ -84,8 +89,7 @@ def _open(model: Path | bytes, provider: str, threads: int | None) -> Any:  # no
             raise ExportError(f"{where}: ONNX Runtime cannot load it ({_first_line(error)})") from None
     if name not in session.get_providers():
         raise ExportError(
-            f"provider '{provider}' does not load here{_missing(onnxruntime, provider)}; "
-            f"{_ADVICE[provider]}; or use --provider cpu; see 'rgbt doctor'"
+            f"provider '{provider}' does not load here{_missing(onnxruntime, provider)}; {_ADVICE[provider]}{OR_CPU}"
         )
     return session
 

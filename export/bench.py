@@ -1,0 +1,92 @@
+"""Speed of a bare session: latency percentiles and rate on a bundle's own golden pairs."""
+
+import os
+import platform
+import time
+from dataclasses import dataclass
+from importlib.metadata import distributions
+from itertools import cycle
+from pathlib import Path
+
+import numpy as np
+
+from export.bundle import Array
+from export.session import Session
+
+_WARM_UP_RUNS = 3
+_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "numpy", "opencv-python", "opencv-python-headless", "av")
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """How fast one session answers."""
+
+    target: str
+    """Engine and provider."""
+    threads: int
+    batch: int
+    runs: int
+    p50_ms: float
+    """Wall-clock time of one run of the whole batch."""
+    p95_ms: float
+    p99_ms: float
+    pairs_per_s: float
+
+
+def measure(session: Session, batch: int, seconds: float) -> Speed:
+    """Time runs of ``batch`` golden pairs for about ``seconds``, after a warm-up that does not count."""
+    feeds = _feeds(session, batch)
+    for _ in range(_WARM_UP_RUNS):
+        session.run(**feeds)
+    times: list[float] = []
+    begin = time.perf_counter()
+    while not times or time.perf_counter() - begin < seconds:
+        start = time.perf_counter()
+        session.run(**feeds)
+        times.append(time.perf_counter() - start)
+    p50, p95, p99 = np.percentile(times, (50, 95, 99)) * 1000
+    return Speed(
+        target=session.target,
+        threads=session.threads or cores(),
+        batch=batch,
+        runs=len(times),
+        p50_ms=float(p50),
+        p95_ms=float(p95),
+        p99_ms=float(p99),
+        pairs_per_s=batch * len(times) / sum(times),
+    )
+
+
+def _feeds(session: Session, batch: int) -> dict[str, Array]:
+    """A batch of golden pairs that have both sensors, repeated as often as it takes."""
+    golden = session.bundle.golden()
+    whole = np.flatnonzero(golden["present"].all(axis=1))
+    rows = [row for row, _ in zip(cycle(whole), range(batch), strict=False)]
+    return {name: golden[name][rows] for name in session.bundle.info.inputs.shapes()}
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def machine() -> dict[str, str]:
+    """What a figure was measured on: CPU, cores, system, versions."""
+    installed = {distribution.metadata["Name"]: distribution.version for distribution in distributions()}
+    versions = {name: installed[name] for name in _PACKAGES if name in installed}
+    return {
+        "cpu": _cpu_name(),
+        "cores": str(cores()),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        **versions,
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith(("model name", "Model"))]
+    return names[0] if names else platform.processor() or "unknown CPU"
