@@ -92,3 +92,7 @@ def _os_error(error: OSError) -> str:
     if error.errno == errno.ENOSPC:
         return f"{where}no space left on the disk; nothing was half-written there"
     return f"{where}{error.strerror or error}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

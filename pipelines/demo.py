@@ -1,0 +1,136 @@
+"""The main job on synthetic pairs: train in stages, evaluate, export, verify, run live, report."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data.card import DatasetCard
+from data.errors import DataError
+from data.synthetic.dataset import write_dataset
+from data.synthetic.video import write_video
+from export.bench import measure
+from export.bundle import read_bundle
+from export.session import Session
+from export.verify import replay
+from pipelines.evaluate import Evaluation, evaluate
+from pipelines.export_run import export_run
+from pipelines.recipe_file import load_recipe
+from pipelines.run_report import report_run
+from pipelines.train import HISTORY, RECIPE, train
+
+PAIRS = {"train": 240, "val": 60, "test": 90, "unlabelled": 60}
+RECIPES = {"fused": "demo", "rgb_only": "demo-rgb-only", "thermal_only": "demo-thermal-only"}
+"""Row of the result → recipe."""
+VIDEO_SECONDS = 6.0
+_BENCH_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo measured and wrote."""
+
+    evaluation: Evaluation
+    ap50: dict[str, float]
+    """rgb_only, thermal_only, fused: on the test split."""
+    parity_scores: float
+    """Largest difference of a score between PyTorch and ONNX Runtime on the golden pairs."""
+    parity_boxes_px: float
+    live_fps: float
+    """Pairs per second of the whole live pipeline."""
+    model_fps: float
+    """Pairs per second of the bare session."""
+    report: Path
+    bundle: Path
+    video: Path
+    seconds: float
+
+    def as_json(self) -> dict[str, Any]:
+        """The keys that a program reads."""
+        return {
+            **{f"ap50.{name}": value for name, value in self.ap50.items()},
+            "parity_max_abs": self.parity_scores, "parity_boxes_px": self.parity_boxes_px,
+            "live_fps": self.live_fps, "model_fps": self.model_fps,
+            "report": str(self.report), "bundle": str(self.bundle), "video": str(self.video),
+            "seconds": self.seconds,
+        }  # fmt: skip
+
+
+def run_demo(
+    out: Path, seed: int, changes: list[str], say: Callable[[str], None], pairs: dict[str, int] = PAIRS
+) -> DemoResult:
+    """Do the main job in the folder ``out``; what an earlier call finished there is kept and not done again.
+
+    Raises:
+        DataError: the folder holds a demo of another seed or size.
+    """
+    started = time.perf_counter()
+    card = DatasetCard.load(_synthesise(out, seed, pairs, say))
+    runs = {row: out / "runs" / row for row in RECIPES}
+    for row, name in RECIPES.items():
+        say(f"\n── train {name} → {runs[row]}")
+        _train_once(name, card, runs[row], [f"seed={seed}", *changes], say)
+    say("\n── evaluate on the test split, whose places and weather the training has not seen")
+    evaluation = evaluate(runs["fused"], card, "test", examples=8)
+    alone = {row: evaluate(runs[row], card, "test").rows[0] for row in ("rgb_only", "thermal_only")}
+    evaluation.rows += alone.values()
+    report = report_run(runs["fused"], evaluation)
+    say("\n── export, and replay the golden pairs on ONNX Runtime")
+    bundle = out / "bundle"
+    export_run(runs["fused"], bundle)
+    session = Session(read_bundle(bundle))
+    parity = replay(session)
+    speed = measure(session, 1, _BENCH_SECONDS)
+    session.close()
+    say("\n── live on two recordings of different rates, out of step and out of place")
+    live, video = _live(out, bundle)
+    return DemoResult(
+        evaluation,
+        {**{row: figures.ap50 for row, figures in alone.items()}, "fused": evaluation.rows[0].ap50},
+        parity.scores, parity.boxes_px, live["pairs_per_s"], speed.pairs_per_s,
+        report, bundle, video, time.perf_counter() - started,
+    )  # fmt: skip
+
+
+def _synthesise(out: Path, seed: int, pairs: dict[str, int], say: Callable[[str], None]) -> Path:
+    """Write pairs and recording once; a note beside them says what they are."""
+    note, wanted = out / "demo.json", json.dumps({"seed": seed, "pairs": pairs})
+    if note.exists():
+        if note.read_text() != wanted:
+            raise DataError(
+                f"{out}: holds a demo of other settings ({note.read_text()}); remove it, or name another --out"
+            )
+        say(f"── pairs and recording lie in {out} already")
+        return out / "pairs" / "card.yaml"
+    say(f"── synthetic pairs and a recording → {out}")
+    card = write_dataset(out / "pairs", pairs, seed)
+    write_video(out / "video", VIDEO_SECONDS, seed)
+    note.write_text(wanted)
+    return card
+
+
+def _train_once(name: str, card: DatasetCard, run: Path, changes: list[str], say: Callable[[str], None]) -> None:
+    if (run / HISTORY).exists():
+        say("trained already")
+        return
+    train(
+        load_recipe(name, changes), name, card, run, resume=(run / RECIPE).exists() and (run / "checkpoints").exists()
+    )
+
+
+def _live(out: Path, bundle: Path) -> tuple[dict[str, Any], Path]:
+    """Run the live command as a user would, in a process of its own."""
+    video, recording = out / "live.mkv", out / "video"
+    command = [
+        sys.executable, "-m", "pipelines.cli", "live", str(bundle), "--json",
+        "--rgb", str(recording / "rgb.mp4"), "--thermal", str(recording / "thermal.mkv"),
+        "--rig", str(recording / "rig.yaml"), "--save", str(video), "--jsonl", str(out / "live.jsonl"),
+    ]  # fmt: skip
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise DataError(f"the live run failed with exit code {done.returncode}: {' '.join(command)}")
+    return json.loads(done.stdout), video
