@@ -1,11 +1,16 @@
 """Generated data that several tests share; nothing is checked in."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
 from data.synthetic.dataset import write_dataset
 from data.synthetic.video import write_video
+
+if TYPE_CHECKING:
+    from fusion.model import FusionModel
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
@@ -34,3 +39,50 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"no real pairs at {SHARED}")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> "FusionModel":
+    """A seeded FusionModel for RGB 48×64 and thermal 30×40 counts16, in eval mode, in which thermal counts."""
+    import torch
+
+    from data.prepare import InputSpec
+    from data.thermal import ThermalSpec
+    from fusion.model import ModelConfig, RgbEncoder, ThermalEncoder, build_model
+
+    inputs = InputSpec(rgb_size=(48, 64), thermal_size=(30, 40), thermal=ThermalSpec(unit="counts16"))
+    config = ModelConfig(
+        size=(64, 96),
+        rgb=RgbEncoder(arch="test_resnet", weights=None),
+        thermal=ThermalEncoder(arch="test_resnet"),
+        classes=("person", "car"),
+        inputs=inputs.model_dump(mode="json"),
+    )
+    model, _ = build_model(config, 0)
+    with torch.no_grad():
+        for parameter in model.blend.parameters():  # zero at the start, so that thermal would not matter
+            parameter.normal_(0, 0.1, generator=torch.Generator().manual_seed(0))
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def golden_pairs() -> dict[str, np.ndarray]:
+    """Three pairs for the tiny model: ``rgb`` uint8 [3,48,64,3] and ``thermal`` uint16 [3,30,40]."""
+    noise = np.random.default_rng(0)
+    return {
+        "rgb": noise.integers(0, 255, (3, 48, 64, 3), np.uint8),
+        "thermal": noise.integers(21000, 23000, (3, 30, 40)).astype(np.uint16),
+    }
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(
+    tiny_model: "FusionModel", golden_pairs: dict[str, np.ndarray], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Path of the tiny model's bundle; a test that changes files copies the folder first."""
+    from export.write import export_bundle
+
+    path = tmp_path_factory.mktemp("export") / "bundle"
+    config = tiny_model.config
+    export_bundle(tiny_model, config.inputs, config.classes, golden_pairs, {"ap50": 0.5}, "a" * 64, path)
+    return path
