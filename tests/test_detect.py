@@ -1,0 +1,111 @@
+"""The detect head: targets, loss, decoding and average precision."""
+
+import numpy as np
+import pytest
+import torch
+
+from fusion.detect import SLOTS, DetectHead, DetectMetric, draw_targets
+
+STRIDES = (4, 8, 16, 32)
+
+
+def head(**changes):
+    torch.manual_seed(0)
+    return DetectHead([8, 8, 16, 16], STRIDES, 2, width=16, **changes)
+
+
+def features(size=(64, 96)):
+    return [torch.randn(2, c, size[0] // s, size[1] // s) for c, s in zip([8, 8, 16, 16], STRIDES, strict=True)]
+
+
+def maps_of(boxes, labels, size=(16, 24)):
+    """Head maps that say exactly what is true."""
+    heat, _, goal = draw_targets(boxes, labels, 2, size, 4)
+    ys, xs = torch.meshgrid(torch.arange(size[0]) * 4.0, torch.arange(size[1]) * 4.0, indexing="ij")
+    distances = torch.stack([xs - goal[0], ys - goal[1], goal[2] - xs, goal[3] - ys])
+    return {"heat": torch.logit(heat.clamp(1e-4, 1 - 1e-4))[None], "box": distances[None]}
+
+
+BOXES = torch.tensor([[10.0, 8.0, 30.0, 40.0], [50.0, 20.0, 90.0, 44.0], [12.0, 10.0, 22.0, 20.0]])
+LABELS = torch.tensor([0, 1, 0])
+
+
+def test_decoding_undoes_drawing():
+    answer = head().decode(maps_of(BOXES, LABELS))["boxes"][0]
+    assert answer.shape == (SLOTS, 6)
+    found = answer[answer[:, 4] > 0.5]
+    assert len(found) == 3
+    for box, label in zip(BOXES, LABELS, strict=True):
+        nearest = (found[:, :4] - box).abs().sum(1).argmin()
+        assert torch.allclose(found[nearest, :4], box, atol=1e-3)
+        assert found[nearest, 5] == label
+
+
+def test_slots_fall_by_score_and_empty_ones_are_all_zero():
+    maps = maps_of(BOXES[:1], LABELS[:1])
+    slope = torch.linspace(0, 1e-3, maps["heat"].numel()).view_as(maps["heat"])  # no plateau: few peaks
+    answer = head().decode({"heat": maps["heat"] + slope, "box": maps["box"]})["boxes"][0]
+    assert (answer[:-1, 4] >= answer[1:, 4]).all()
+    empty = answer[:, 4] == 0
+    assert empty.any() and (answer[empty] == 0).all()
+
+
+def test_the_smaller_of_two_overlapping_objects_owns_the_cell():
+    _, weight, goal = draw_targets(BOXES, LABELS, 2, (16, 24), 4)
+    assert weight[4, 4] > 0 and torch.equal(goal[:, 4, 4], BOXES[2])
+
+
+def test_a_picture_without_objects_has_a_finite_loss_and_gradients():
+    module = head()
+    terms = module.loss(module(features()), [torch.zeros(0, 4)] * 2, [torch.zeros(0, dtype=torch.long)] * 2)
+    terms["loss"].backward()
+    assert torch.isfinite(terms["loss"]) and terms["sides"] == 0
+    assert all(torch.isfinite(p.grad).all() for p in module.parameters() if p.grad is not None)
+
+
+def test_the_truth_has_a_smaller_loss_than_a_shifted_one():
+    module = head()
+    good = module.loss(maps_of(BOXES, LABELS), [BOXES], [LABELS])["loss"]
+    bad = module.loss(maps_of(BOXES + 6, LABELS), [BOXES], [LABELS])["loss"]
+    assert good < 0.5 * bad
+
+
+@pytest.mark.parametrize("norm", ["batch", "group", "none"])
+@pytest.mark.parametrize("act", ["relu", "gelu", "elu", "silu"])
+def test_a_head_learns_with_every_norm_and_activation(norm, act):
+    module = head(norm=norm, act=act)
+    inputs, boxes, labels = features(), [BOXES, BOXES[:1]], [LABELS, LABELS[:1]]
+    optimizer = torch.optim.Adam(module.parameters(), 3e-3)
+    losses = []
+    for _ in range(40):
+        loss = module.loss(module(inputs), boxes, labels)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss))
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_average_precision_of_a_perfect_and_of_a_half_right_answer():
+    truth = np.array([[10, 10, 30, 30], [40, 10, 60, 30]], np.float32)
+    perfect = np.array([[10, 10, 30, 30, 0.9, 0], [40, 10, 60, 30, 0.8, 1], [0, 0, 0, 0, 0, 0]], np.float32)
+    metric = DetectMetric(["a", "b", "never"])
+    metric.update(perfect, truth, np.array([0, 1]))
+    result = metric.compute()
+    assert result["ap50"] == pytest.approx(1.0) and result["map"] == pytest.approx(1.0)
+    assert set(result["per_class"]) == {"a", "b"}
+    assert result["per_class"]["a"]["count"] == 1 and len(result["per_class"]["a"]["precision"]) == 101
+
+    wrong_class = perfect.copy()
+    wrong_class[1, 5] = 2
+    metric = DetectMetric(["a", "b", "never"])
+    metric.update(wrong_class, truth, np.array([0, 1]))
+    result = metric.compute()
+    assert result["ap50"] == pytest.approx(0.5)
+    assert result["per_class"]["b"]["ap50"] == 0.0
+
+
+def test_average_precision_without_any_answer_is_zero():
+    metric = DetectMetric(["a"])
+    metric.update(np.zeros((5, 6), np.float32), np.array([[1, 1, 9, 9]], np.float32), np.array([0]))
+    assert metric.compute()["ap50"] == 0.0
