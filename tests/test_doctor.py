@@ -1,0 +1,120 @@
+"""The doctor tells a healthy machine from a sick one, and says what to type."""
+
+import json
+from importlib.metadata import PackageNotFoundError
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from pipelines import doctor
+from pipelines.cli import main
+
+
+def test_this_machine_runs_bundles(capsys):
+    assert main(["doctor", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["edge_runtime"] is True
+    by_name = {finding["name"]: finding for finding in answer["findings"]}
+    assert by_name["provider cpu"]["found"] == "runs"
+    assert "numpy" in by_name["packages"]["found"]
+    assert "ffv1" in by_name["video"]["found"]
+
+
+def test_what_is_wrong_comes_with_what_to_type():
+    for finding in doctor.examine():
+        assert finding.level == "ok" or finding.advice
+
+
+def test_text(capsys):
+    assert main(["doctor"]) == 0
+    said = capsys.readouterr().out
+    assert "provider cpu" in said
+    assert said.endswith("bundles run here\n")
+
+
+def test_tiny_model_is_what_it_says():
+    weight = numpy_helper.from_array(np.ones((1, 1, 3, 3), np.float32), "w")
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "w"], ["c"]), helper.make_node("Relu", ["c"], ["y"])],
+        "tiny",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 1, 4, 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 1, 2, 2])],
+        [weight],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    assert onnx.load_from_string(doctor.TINY_MODEL) == model
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """Pretend that these packages, and no others, have these versions."""
+
+    def pretend(**versions):
+        versions = {name.replace("_", "-"): number for name, number in versions.items()}
+
+        def version(name):
+            if name not in versions:
+                raise PackageNotFoundError(name)
+            return versions[name]
+
+        monkeypatch.setattr(doctor, "version", version)
+
+    return pretend
+
+
+def found(check, name):
+    return next(finding for finding in check() if finding.name == name)
+
+
+def test_two_onnx_runtimes(installed):
+    installed(onnxruntime="1.22.0", onnxruntime_gpu="1.22.0")
+    finding = found(doctor._one_runtime, "onnx runtimes")
+    assert finding.level == "problem"
+    assert finding.advice == "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu"
+    assert not doctor.works([finding])
+    installed(onnxruntime_gpu="1.22.0")
+    assert not list(doctor._one_runtime())
+
+
+def test_opencv_twins_that_differ(installed):
+    installed(opencv_python="4.10.0.84", opencv_python_headless="5.0.0.93")
+    finding = found(doctor._opencv, "opencv twins")
+    assert finding.level == "problem"
+    assert "opencv-python==5.0.0.93 opencv-python-headless==5.0.0.93" in finding.advice
+    installed(opencv_python="5.0.0.93", opencv_python_headless="5.0.0.93")
+    assert [finding.name for finding in doctor._opencv()] == ["cv2"]
+
+
+@pytest.mark.parametrize(
+    ("build", "window"),
+    [
+        ("  GUI:                           QT5\n", "QT5"),
+        ("  GUI: NONE\n", "NONE"),
+        ("  GUI:   \n", "NONE"),
+        ("", "NONE"),
+    ],
+)
+def test_window_system(build, window):
+    assert doctor._window_system(build) == window
+
+
+def test_missing_and_old_packages(installed):
+    installed(numpy="1.20.0", av="15.0.0")
+    findings = {finding.name: finding for finding in doctor._packages()}
+    assert findings["numpy"].level == "problem"
+    assert findings["numpy"].advice.startswith("pip install 'numpy")
+    assert findings["pydantic"].found.startswith("missing")
+    assert findings["packages"].found == "av 15.0.0"
+    assert findings["training"].level == "note"
+
+
+def test_pair_of_torch_and_torchvision(installed, monkeypatch):
+    monkeypatch.setattr(doctor, "requires", lambda name: ["numpy", "torch (==2.12.1)"])
+    installed(torch="2.12.1+cpu", torchvision="0.27.1")
+    assert not list(doctor._torchvision_fits())
+    installed(torch="2.11.0", torchvision="0.27.1")
+    finding = found(doctor._torchvision_fits, "torch pair")
+    assert finding.level == "note"
+    assert "needs torch ==2.12.1, found 2.11.0" in finding.found

@@ -1,0 +1,121 @@
+"""The graph is raw in, answer out, at a dynamic batch, and tells nothing about the machine that wrote it."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from data.prepare import InputSpec
+from data.thermal import ThermalSpec
+from export.bundle import Inputs
+from export.engines.onnx_runtime import OnnxRuntime
+from export.errors import ExportError
+from export.graph import export_graph
+from export.verify import compare_boxes
+
+
+def spec(unit="counts16", rgb=(32, 40), thermal=(16, 20)):
+    delivered = InputSpec(rgb_size=rgb, thermal_size=thermal, thermal=ThermalSpec(unit=unit))
+    return Inputs.model_validate(delivered.model_dump(mode="json"))
+
+
+class Double(torch.nn.Module):
+    """A model's signature with two answers whose names are not in alphabetical order."""
+
+    def __init__(self):
+        super().__init__()
+        self.rgb, self.thermal = torch.nn.Conv2d(3, 2, 3, 2, 1), torch.nn.Conv2d(1, 2, 3, 2, 1)
+
+    def forward(self, rgb, thermal, present):
+        color = torch.where(present[:, 0, None, None, None] > 0, rgb.permute(0, 3, 1, 2).float() / 255, 0.0)
+        warm = torch.where(present[:, 1, None, None, None] > 0, thermal.float()[:, None] / 65535, 0.0)
+        warm = torch.nn.functional.interpolate(warm, size=color.shape[-2:], mode="bilinear", align_corners=False)
+        heat = torch.sigmoid(self.rgb(color) + self.thermal(warm))
+        return {"heat": heat, "best": heat.flatten(1).topk(5).values}
+
+
+@pytest.mark.parametrize("unit", ["intensity8", "counts16", "celsius"])
+def test_answers_as_pytorch_does(unit):
+    torch.manual_seed(0)
+    model, inputs = Double().eval(), spec(unit)
+    engine = OnnxRuntime(export_graph(model, inputs))
+    assert engine.outputs() == ["heat", "best"]
+    noise = np.random.default_rng(0)
+    for batch in (1, 2, 3):
+        feeds = inputs.zeros(batch)
+        feeds["rgb"] = noise.integers(0, 255, feeds["rgb"].shape, np.uint8)
+        feeds["thermal"] = noise.integers(0, 200, feeds["thermal"].shape).astype(feeds["thermal"].dtype)
+        feeds["present"][-1, 1] = 0
+        found = engine.run(feeds)
+        with torch.no_grad():
+            expected = model(*(torch.from_numpy(array) for array in feeds.values()))
+        for name in ("heat", "best"):
+            np.testing.assert_allclose(found[name], expected[name].numpy(), atol=1e-5)
+
+
+def test_what_the_file_says(tiny_bundle):
+    model = onnx.load(tiny_bundle / "model.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", 18)]
+    shapes = {
+        value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in (*model.graph.input, *model.graph.output)
+    }
+    assert shapes == {
+        "rgb": ["batch", 48, 64, 3],
+        "thermal": ["batch", 30, 40],
+        "present": ["batch", 2],
+        "boxes": ["batch", 100, 6],
+    }
+
+
+def test_no_sort_and_no_loop(tiny_bundle):
+    """Operators that engines refuse, or that cost as much as a small network."""
+    operators = {node.op_type for node in onnx.load(tiny_bundle / "model.onnx").graph.node}
+    assert "Conv" in operators
+    assert not operators & {"NonMaxSuppression", "Loop", "If", "Scan", "NonZero", "Unique", "GridSample"}
+
+
+def test_no_paths_of_this_machine(tiny_bundle):
+    content = (tiny_bundle / "model.onnx").read_bytes()
+    assert b"boxes" in content
+    for trace in (str(Path(torch.__file__).parent).encode(), str(Path(__file__).parent.parent).encode(), b".py"):
+        assert trace not in content
+
+
+def test_export_says_nothing(capfd, caplog):
+    with caplog.at_level(logging.WARNING):
+        export_graph(Double().eval(), spec())
+    assert capfd.readouterr() == ("", "")
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+class Untraceable(torch.nn.Module):
+    """What it does depends on the pixels."""
+
+    def forward(self, rgb, thermal, present):
+        level = rgb.float().mean()
+        return {"boxes": level.expand(2) if level.item() > 100 else thermal.float()}
+
+
+def test_model_that_cannot_become_a_graph():
+    with pytest.raises(ExportError, match="cannot turn this model into a graph") as caught:
+        export_graph(Untraceable(), spec())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("sensor", ["rgb", "thermal"])
+def test_single_sensor_baseline(tiny_model, golden_pairs, sensor):
+    from fusion.model import FusionModel
+
+    config = tiny_model.config.model_copy(update={"sensors": (sensor,)})
+    torch.manual_seed(0)
+    model = FusionModel(config).eval()
+    engine = OnnxRuntime(export_graph(model, Inputs.model_validate(config.inputs)))
+    feeds = {**golden_pairs, "present": np.ones((3, 2), np.float32)}
+    with torch.no_grad():
+        expected = model(*(torch.from_numpy(array) for array in feeds.values()))["boxes"].numpy()
+    assert compare_boxes(expected, engine.run(feeds)["boxes"]).holds
