@@ -12,6 +12,7 @@ import pytest
 HOME = Path(__file__).parent.parent
 ROOMS = ("data", "export", "fusion", "pipelines")
 PROJECT = ("pyproject.toml", "README.md", "LICENSE")
+PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")
 
 
 @pytest.fixture(scope="module")
@@ -25,19 +26,7 @@ def wheel(tmp_path_factory):
     for stray in ("tests", "scratch", "runs"):
         (copy / stray).mkdir()
         (copy / stray / "__init__.py").touch()
-    run(
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--quiet",
-        "--no-deps",
-        "--no-build-isolation",
-        "--wheel-dir",
-        "dist",
-        ".",
-        cwd=copy,
-    )
+    run(*PIP, "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", "dist", ".", cwd=copy)
     return next((copy / "dist").glob("*.whl"))
 
 
@@ -45,7 +34,7 @@ def wheel(tmp_path_factory):
 def installed(wheel, tmp_path_factory):
     """The folder that the wheel was installed into."""
     target = tmp_path_factory.mktemp("installed")
-    run(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target), str(wheel), cwd=target)
+    run(*PIP, "install", "--quiet", "--no-deps", "--target", str(target), str(wheel), cwd=target)
     return target
 
 
@@ -91,15 +80,9 @@ def test_a_package_that_hides_ours_is_named(installed, tmp_path):
     (tmp_path / "fusion" / "__init__.py").touch()
     shutil.copy(installed / "fusion" / "errors.py", tmp_path / "fusion")
     code = "import sys; sys.path.insert(0, sys.argv[1]); from pipelines.cli import main; sys.exit(main(['--help']))"
+    command = [sys.executable, "-c", code, str(tmp_path)]
     environment = os.environ | {"PYTHONPATH": str(installed)}
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "the package 'fusion'" in done.stderr
     assert done.stderr.count("\n") == 1
