@@ -115,14 +115,17 @@ class DatasetCard(BaseModel):
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read a card; DataError names file, field and line."""
-        card = read_model(path, cls)
-        card._path = path
-        return card
+        return read_model(path, cls).at(path)
 
     def save(self, path: Path) -> None:
         """Write the card as YAML, atomically, and take ``path`` as its place."""
         write_model(path, self)
         self._path = path
+
+    def at(self, path: Path) -> Self:
+        """Take ``path`` as the card's place, from which its relative paths start; return the card."""
+        self._path = path
+        return self
 
     @property
     def path(self) -> Path:

@@ -86,18 +86,24 @@ def read_header(path: Path) -> Header:
     return Header(image.shape[0], image.shape[1], 1 if image.ndim == 2 else image.shape[2], str(image.dtype))
 
 
+def encode_image(suffix: str, image: Image, quality: int = 95) -> bytes:
+    """Encode H×W or H×W×3 (R, G, B) in the format of ``suffix`` (".png", ".jpg", …); ``quality`` is that of JPEG."""
+    if image.ndim == 3:
+        image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    jpeg = [cv2.IMWRITE_JPEG_QUALITY, quality]
+    options = [cv2.IMWRITE_PNG_COMPRESSION, 1] if suffix == ".png" else jpeg
+    done, encoded = cv2.imencode(suffix, image, options)
+    assert done, suffix
+    return bytes(encoded)
+
+
 def write_image(path: Path, image: Image, quality: int = 95) -> None:
-    """Write H×W or H×W×3 (R, G, B) as the suffix says; ``quality`` is that of JPEG.
+    """Write H×W or H×W×3 (R, G, B) as the suffix says.
 
     Raises:
         OSError: the disk is full or the folder cannot be written.
     """
-    if image.ndim == 3:
-        image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    options = [cv2.IMWRITE_PNG_COMPRESSION, 1] if path.suffix == ".png" else [cv2.IMWRITE_JPEG_QUALITY, quality]
-    done, encoded = cv2.imencode(path.suffix, image, options)
-    assert done, path
-    path.write_bytes(encoded.tobytes())  # imwrite would return False on a full disk
+    path.write_bytes(encode_image(path.suffix, image, quality))  # imwrite would return False on a full disk
 
 
 def _one_channel(image: Image, path: Path) -> Image:

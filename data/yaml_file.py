@@ -102,11 +102,18 @@ def read_model(path: Path, model: type[Model]) -> Model:
     return validate(content, model, path, lines)
 
 
-def write_model(path: Path, model: BaseModel) -> None:
-    """Write a pydantic model as YAML, atomically; fields that nobody set stay out."""
+def dump_model(model: BaseModel) -> str:
+    """Return a pydantic model as YAML text; fields that nobody set stay out."""
     content = model.model_dump(mode="json", exclude_unset=True)
-    with atomic(path, "w") as file:  # flow style None: sizes and matrix rows on one line, the rest in blocks
-        yaml.safe_dump(content, file, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100)
+    # Flow style None: sizes and matrix rows on one line, the rest in blocks.
+    text: str = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100)
+    return text
+
+
+def write_model(path: Path, model: BaseModel) -> None:
+    """Write a pydantic model as YAML, atomically."""
+    with atomic(path, "w") as file:
+        file.write(dump_model(model))
 
 
 @contextmanager

@@ -1,0 +1,200 @@
+"""What lies in two folders of pictures: which files pair, their sizes and kind, and what has to be assumed of them."""
+
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from data.card import id_from_name
+from data.errors import DataError
+from data.images import SUFFIXES, Header, read_header, read_thermal
+from data.thermal import DTYPES, ThermalSpec
+
+RGB_NAMES = (
+    "{id}",
+    "{id}_rgb",
+    "{id}_RGB",
+    "{id}-rgb",
+    "{id}_visible",
+    "{id}_vis",
+    "{id}_vi",
+    "rgb_{id}",
+    "visible_{id}",
+)
+THERMAL_NAMES = (
+    "{id}", "{id}_thermal16", "{id}_thermal", "{id}_ir", "{id}_IR", "{id}-ir", "{id}_infrared", "{id}_tir", "{id}_lwir",
+    "thermal_{id}", "ir_{id}", "infrared_{id}",
+)  # fmt: skip
+"""How the two files of a pair may be called, the plainest first."""
+_UNIT_OF = {dtype: unit for unit, dtype in DTYPES.items()}
+_MEANING = {
+    "intensity8": "8 bits after the camera's gain control, no temperature",
+    "counts16": "raw counts of the camera (not tenths of Kelvin, no known temperature)",
+    "celsius": "degrees Celsius",
+}
+_SAMPLED = 16
+_THREADS = 8
+
+Pixels = tuple[int, int]
+"""Height, width."""
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One sensor's files that follow one naming."""
+
+    pattern: str
+    files: dict[str, Path]
+    """Id → path."""
+
+
+def find_pairs(rgb_dir: Path, thermal_dir: Path, assumed: list[str]) -> tuple[Side, Side, list[str]]:
+    """Pair the files of two folders by name; return both sides and the ids that they share, sorted.
+
+    Raises:
+        DataError: a folder holds no pictures, or no names fit together.
+    """
+    rgb_sides, thermal_sides = _sides(rgb_dir, RGB_NAMES), _sides(thermal_dir, THERMAL_NAMES)
+    same = rgb_dir.resolve() == thermal_dir.resolve()
+    best: tuple[int, Side, Side] | None = None
+    for rgb in rgb_sides:
+        for thermal in thermal_sides:
+            if same and rgb.pattern == thermal.pattern:
+                continue
+            count = len(rgb.files.keys() & thermal.files.keys())
+            if count and (best is None or count > best[0]):
+                best = count, rgb, thermal
+    if best is None:
+        names = (min(rgb_sides[0].files.values()).name, min(thermal_sides[0].files.values()).name)
+        raise DataError(
+            f"no file of {rgb_dir} (such as {names[0]}) pairs with one of {thermal_dir} (such as {names[1]}): the two "
+            "need the same name, or endings such as _rgb and _thermal; rename them, or write the card by hand"
+        )
+    _, rgb, thermal = best
+    ids = sorted(rgb.files.keys() & thermal.files.keys())
+    assumed.append(f"pairs go by file name: {rgb.pattern} with {thermal.pattern}; {len(ids)} pairs")
+    for side, folder in ((rgb, rgb_dir), (thermal, thermal_dir)):
+        alone = sorted(side.files.keys() - set(ids))
+        if alone:
+            text = f"{len(alone)} files of {folder} have no partner and are left out"
+            assumed.append(f"{text} (first: {side.files[alone[0]].name})")
+    return rgb, thermal, ids
+
+
+def _sides(folder: Path, namings: Sequence[str]) -> list[Side]:
+    """Every way to read ids out of a folder's file names, for each suffix."""
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder")
+    by_suffix: dict[str, list[Path]] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file():
+            by_suffix.setdefault(path.suffix, []).append(path)
+    if not by_suffix:
+        raise DataError(f"{folder}: no pictures here ({', '.join(SUFFIXES)})")
+    sides = []
+    for suffix, paths in by_suffix.items():
+        for naming in namings:
+            files = {}
+            for path in paths:
+                one = id_from_name(path.stem, naming)
+                if one is not None:
+                    files[(path.relative_to(folder).parent / one).as_posix()] = path
+            # With an ending after the id, folders stay before it: a/b/{id}_rgb.png
+            if files and (naming.startswith("{id}") or not any("/" in one for one in files)):
+                sides.append(Side(naming + suffix, files))
+    return sides
+
+
+def find_sizes(
+    rgb: Side, thermal: Side, ids: list[str], assumed: list[str]
+) -> tuple[Pixels | None, Pixels | None, Pixels | None, str]:
+    """Sizes of RGB and of thermal, or, where they vary, a canvas; and the dtype of thermal.
+
+    Raises:
+        DataError: a file cannot be read, or depths are mixed.
+    """
+    with ThreadPoolExecutor(_THREADS) as pool:
+        rgb_headers = list(pool.map(read_header, [rgb.files[one] for one in ids]))
+        thermal_headers = list(pool.map(read_header, [thermal.files[one] for one in ids]))
+    _one_dtype(rgb_headers, [rgb.files[one] for one in ids], "RGB")
+    dtype = _one_dtype(thermal_headers, [thermal.files[one] for one in ids], "thermal")
+    if dtype == "uint8" and any(header.channels == 3 for header in thermal_headers):
+        assumed.append("thermal is stored as three channels; they must be equal, and one of them is read")
+    sizes = Counter((a.size, b.size) for a, b in zip(rgb_headers, thermal_headers, strict=True))
+    if len(sizes) == 1:
+        (rgb_size, thermal_size) = next(iter(sizes))
+        assumed.append(f"all RGB frames are {_text(rgb_size)}, all thermal ones {_text(thermal_size)} (width×height)")
+        _same_view([(rgb_size, thermal_size)], assumed)
+        return rgb_size, thermal_size, None, dtype
+    height, width = (statistics.median(header.size[k] for header in rgb_headers) for k in (0, 1))
+    canvas = (-32 * int(-height // 32), -32 * int(-width // 32))
+    common, count = sizes.most_common(1)[0]
+    assumed.append(
+        f"sizes vary ({len(sizes)} of them; {count} pairs have RGB {_text(common[0])}, thermal {_text(common[1])}): "
+        f"frames are scaled onto a canvas of {_text(canvas)}, the multiple of 32 that holds the median"
+    )
+    _same_view(list(sizes), assumed)
+    return None, None, canvas, dtype
+
+
+def _same_view(sizes: list[tuple[Pixels, Pixels]], assumed: list[str]) -> None:
+    unlike = sum(abs((a[1] / a[0]) / (b[1] / b[0]) - 1) > 0.03 for a, b in sizes)
+    assumed.append("thermal covers the same view as RGB, upright (else give the card a rig)")
+    if unlike:
+        assumed.append(
+            "! the two sensors' pictures differ in shape (width/height): probably they do not show the same view"
+        )
+
+
+def _one_dtype(headers: list[Header], paths: list[Path], sensor: str) -> str:
+    found = Counter(header.dtype for header in headers)
+    dtype = found.most_common(1)[0][0]
+    if len(found) > 1:
+        odd = next(path for header, path in zip(headers, paths, strict=True) if header.dtype != dtype)
+        raise DataError(
+            f"{sensor} pictures have mixed depths {dict(found)}, for example {odd}; make two data sets of them"
+        )
+    if sensor == "RGB" and dtype != "uint8":
+        raise DataError(
+            f"RGB pictures are {dtype}, expected 8 bits per channel (first: {paths[0]}); are the folders swapped?"
+        )
+    return dtype
+
+
+def find_unit(dtype: str, unit: str | None, paths: list[Path], assumed: list[str]) -> ThermalSpec:
+    """What the thermal numbers mean, by their dtype or by what the user says.
+
+    Raises:
+        DataError: the unit does not go with the dtype, or a sampled frame cannot be read.
+    """
+    if unit is None and dtype not in _UNIT_OF:
+        raise DataError(f"thermal pictures are {dtype}, expected one of {', '.join(_UNIT_OF)} (first: {paths[0]})")
+    chosen = unit or _UNIT_OF[dtype]
+    if DTYPES[chosen] != dtype:
+        raise DataError(
+            f"unit '{chosen}' means {DTYPES[chosen]}, but the thermal pictures are {dtype} (first: {paths[0]})"
+        )
+    spec = ThermalSpec.model_validate({"unit": chosen})
+    step = max(1, len(paths) // _SAMPLED)
+    frames = [read_thermal(path, spec) for path in paths[::step][:_SAMPLED]]
+    low, high = (float(f([f(frame) for frame in frames])) for f in (np.min, np.max))
+    why = "as you said" if unit else f"since the files are {dtype}"
+    assumed.append(
+        f"thermal unit is '{chosen}', {why}: {_MEANING[chosen]}; {len(frames)} frames hold {low:g} … {high:g}"
+    )
+    assumed.append("warmer is brighter (thermal_spec.polarity: white-hot)")
+    empty = float(np.mean([np.mean(frame == spec.invalid) for frame in frames]))
+    if empty > 0.01:
+        assumed.append(
+            f"! {empty:.0%} of thermal pixels are exactly {spec.invalid:g} and taken as picture; if these are black "
+            "borders or dead pixels, set thermal_spec.marked: true"
+        )
+    return spec
+
+
+def _text(size: Pixels) -> str:
+    return f"{size[1]}×{size[0]}"
