@@ -1,21 +1,23 @@
 """Video files through PyAV: RGB as rgb24, thermal at its own depth, time stamps in nanoseconds."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
 import av
 import numpy as np
-from av.video.reformatter import VideoReformatter
+from av import VideoFormat, VideoFrame
+from av.video.reformatter import ColorRange, VideoReformatter
 
 from data.errors import DataError
 from data.frame import Frame, Image
 from data.thermal import ThermalSpec
 from pipelines.live.pairing import Sensor
 
-_DECODING_THREADS = 4
+DECODING_THREADS = min(4, os.cpu_count() or 1)
+"""Slices of one frame that are decoded at once, where the coding has slices."""
 _GREY_SPREAD = 12.0
 """Mean distance of R, G, B that lossy coding of a grey picture stays under; a palette lies far above."""
 
@@ -41,14 +43,22 @@ class VideoFile:
         self._stream = self._container.streams.video[0]
         # Frame threads would hold back one frame each; slices of one frame cost no latency and no memory.
         self._stream.thread_type = "SLICE"
-        self._stream.codec_context.thread_count = min(_DECODING_THREADS, os.cpu_count() or 1)
+        self._stream.codec_context.thread_count = DECODING_THREADS
         self._reformatter = VideoReformatter()
-        self._decode = self._rgb if sensor == "rgb" else self._thermal
-        self._frames: Iterator[av.VideoFrame] = self._container.decode(self._stream)
+        self._sensor = sensor
+        self._pixels = ""
+        self._convert: Callable[[VideoFrame], Image]
+        self._frames: Iterator[VideoFrame] = self._container.decode(self._stream)
         self._sequence = 0
         self._time_ns: int | None = None
         rate = self._stream.average_rate or self._stream.guessed_rate
         self.period_ns: int | None = round(1e9 / rate) if rate else None
+        if self._stream.format is not None:  # refuse at once what the first frame would be refused for
+            try:
+                self._choose(self._stream.format)
+            except DataError:
+                self._container.close()
+                raise
 
     def read(self) -> Frame | None:
         """Return the next frame, None at the end of the file.
@@ -62,7 +72,8 @@ class VideoFile:
             raise DataError(f"{self.name}: frame {self._sequence} cannot be decoded ({error.strerror})") from None
         if decoded is None:
             return None
-        frame = Frame(self._decode(decoded), self._stamp(decoded), self._sequence, self.name)
+        self._choose(decoded.format)
+        frame = Frame(self._convert(decoded), self._stamp(decoded), self._sequence, self.name)
         self._sequence += 1
         return frame
 
@@ -70,7 +81,7 @@ class VideoFile:
         """Release file and decoder."""
         self._container.close()
 
-    def _stamp(self, frame: av.VideoFrame) -> int:
+    def _stamp(self, frame: VideoFrame) -> int:
         """Presentation time in ns; where the file has none, one frame period after the last."""
         if frame.pts is not None and frame.time_base is not None:
             time_ns = round(Fraction(frame.pts) * frame.time_base * 1_000_000_000)
@@ -81,38 +92,47 @@ class VideoFile:
         self._time_ns = time_ns
         return time_ns
 
-    def _rgb(self, frame: av.VideoFrame) -> Image:
-        if frame.format.components[0].bits > 8 and len(frame.format.components) == 1:
-            raise DataError(
-                f"{self.name}: RGB is {frame.format.name}, a single channel of {frame.format.components[0].bits} "
-                "bits; are --rgb and --thermal swapped?"
-            )
-        return self._reformatter.reformat(frame, format="rgb24").to_ndarray()
+    def _choose(self, pixels: VideoFormat) -> None:
+        if pixels.name != self._pixels:
+            self._convert = self._converter(pixels)
+            self._pixels = pixels.name
 
-    def _thermal(self, frame: av.VideoFrame) -> Image:
-        unit, bits = self._spec.unit, frame.format.components[0].bits
-        if unit == "counts16" and _is_one_channel(frame) and 8 < bits <= 16:
-            return _plane(frame, ">u2" if frame.format.is_big_endian else "<u2")
-        if unit == "celsius" and frame.format.name == "grayf32le":
-            return _plane(frame, "<f4")
+    def _converter(self, pixels: VideoFormat) -> Callable[[VideoFrame], Image]:
+        """Choose how pixels of this format become what the bundle takes; DataError when they cannot."""
+        bits, channels = pixels.components[0].bits, len(pixels.components)
+        if self._sensor == "rgb":
+            if channels == 1 and bits > 8:
+                raise DataError(
+                    f"{self.name}: RGB is {pixels.name}, one channel of {bits} bits; are --rgb and --thermal swapped?"
+                )
+            return self._rgb
+        unit, is_grey = self._spec.unit, channels == 1 and pixels.name.startswith("gray")
+        if unit == "counts16" and is_grey and 8 < bits <= 16:
+            return _big_endian_counts if pixels.is_big_endian else _counts
+        if unit == "celsius" and pixels.name == "grayf32le":
+            return _celsius
         if unit == "intensity8" and bits == 8:
-            return _plane(frame, "u1") if _is_one_channel(frame) else self._luma(frame)
+            return _grey if is_grey else self._luma
         raise DataError(
-            f"{self.name}: thermal video is {frame.format.name} ({bits} bits, {len(frame.format.components)} "
-            f"channels), but the bundle takes unit '{unit}' ({_WANTED[unit]}); deliver such a recording, "
-            "or use a bundle that was trained on this unit"
+            f"{self.name}: thermal video is {pixels.name} ({bits} bits, {channels} channels), but the bundle takes "
+            f"unit '{unit}' ({_WANTED[unit]}); deliver such a recording, or use a bundle that was trained on this unit"
         )
 
-    def _luma(self, frame: av.VideoFrame) -> Image:
+    def _rgb(self, frame: VideoFrame) -> Image:
+        return self._reformatter.reformat(frame, format="rgb24").to_ndarray()
+
+    def _luma(self, frame: VideoFrame) -> Image:
+        """Brightness of a colour format: full range, except where the video leaves untold that it is limited.
+
+        Spreading an untold range would clip a camera that uses the full one; the model measures the range itself.
+        """
         if self._sequence == 0:
-            channels = self._reformatter.reformat(frame, format="rgb24").to_ndarray()
-            spread = float(np.ptp(channels.astype(np.int16), axis=2).mean())
-            if spread > _GREY_SPREAD:
-                raise DataError(
-                    f"{self.name}: thermal is a colour video (channels differ by {spread:.0f} on average): a "
-                    "false-colour picture holds no measurement; record the grey or raw frames"
-                )
-        return self._reformatter.reformat(frame, format="gray").to_ndarray()
+            _refuse_colour(self._rgb(frame), self.name)
+        is_limited = frame.color_range == ColorRange.MPEG
+        is_yuv = not frame.format.is_rgb
+        return (
+            _grey(frame) if is_yuv and not is_limited else self._reformatter.reformat(frame, format="gray").to_ndarray()
+        )
 
 
 _WANTED = {
@@ -135,12 +155,32 @@ def _open(path: Path) -> "av.container.InputContainer":
     return container
 
 
-def _is_one_channel(frame: av.VideoFrame) -> bool:
-    return len(frame.format.components) == 1 and frame.format.name.startswith("gray")
+def _refuse_colour(image: Image, name: str) -> None:
+    spread = float(np.ptp(image.astype(np.int16), axis=2).mean())
+    if spread > _GREY_SPREAD:
+        raise DataError(
+            f"{name}: thermal is a colour video (channels differ by {spread:.0f} on average): a false-colour picture "
+            "holds no measurement; record the grey or raw frames"
+        )
 
 
-def _plane(frame: av.VideoFrame, dtype: str) -> Image:
-    """H×W view of the first plane, raw values, in the machine's byte order; keeps the decoder's buffer alive."""
-    plane = frame.planes[0]
-    rows = np.frombuffer(memoryview(plane), dtype).reshape(frame.height, -1)
-    return np.asarray(rows[:, : frame.width], np.dtype(dtype).newbyteorder("="))
+def _plane(frame: VideoFrame, dtype: str) -> Image:
+    """H×W view of the first plane, raw values; it keeps the decoder's buffer alive."""
+    rows = np.frombuffer(memoryview(frame.planes[0]), dtype).reshape(frame.height, -1)
+    return rows[:, : frame.width]
+
+
+def _grey(frame: VideoFrame) -> Image:
+    return _plane(frame, "u1")
+
+
+def _counts(frame: VideoFrame) -> Image:
+    return _plane(frame, "<u2")
+
+
+def _big_endian_counts(frame: VideoFrame) -> Image:
+    return _plane(frame, ">u2").astype(np.uint16)
+
+
+def _celsius(frame: VideoFrame) -> Image:
+    return _plane(frame, "<f4")
