@@ -5,10 +5,11 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fractions import Fraction
+from io import FileIO
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol
 
 import av
 import cv2
@@ -43,24 +44,29 @@ class JsonLinesSink:
     def __init__(self, path: Path, classes: tuple[str, ...]) -> None:
         self._path = path
         self._classes = classes
-        self._file: TextIO | None = None
+        self._file: FileIO | None = None
+        self._whole = 0
         _check_place(path)
 
     def write(self, pair: Pair, prepared: Prepared, answer: Answer) -> None:
-        """Append one line."""
+        """Append one line, or nothing of it."""
+        rest = memoryview((json.dumps(self._line(pair, answer), ensure_ascii=False) + "\n").encode())
+        length = len(rest)
         with _told(self._path, answer.index):
-            if self._file is None:
-                self._file = self._path.open("w", encoding="utf-8")
-            self._file.write(json.dumps(self._line(pair, answer), ensure_ascii=False) + "\n")
-            self._file.flush()
+            self._file = self._file or FileIO(self._path, "w")
+            try:
+                while rest:
+                    rest = rest[self._file.write(rest) :]
+            except OSError:
+                with suppress(OSError):  # a pipe has no length
+                    self._file.truncate(self._whole)
+                raise
+        self._whole += length
 
     def close(self) -> None:
         """Close the file; a run without an answer leaves an empty one."""
-        file = self._file or self._path.open("w", encoding="utf-8")
-        try:
-            file.close()
-        except OSError:  # the line that did not fit was reported by write()
-            self._file = None
+        with _told(self._path, None):
+            (self._file or FileIO(self._path, "w")).close()
 
     def _line(self, pair: Pair, answer: Answer) -> dict[str, Any]:
         frames = (pair.rgb, pair.thermal)
@@ -89,7 +95,7 @@ class VideoSink:
 
     def __init__(self, path: Path, composer: Composer, period_ns: int | None = None) -> None:
         if path.suffix.lower() != ".mkv":
-            raise DataError(f"{path}: the annotated video is Matroska, which survives a kill; name it …mkv")
+            raise DataError(f"{path}: the annotated video is Matroska, which survives a kill; name it {path.stem}.mkv")
         self._path = path
         self._compose = composer
         self._rate = Fraction(1_000_000_000, period_ns).limit_denominator(1001) if period_ns else Fraction(30)

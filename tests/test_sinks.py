@@ -1,0 +1,293 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+
+import av
+import numpy as np
+import pytest
+
+from data.errors import DataError
+from data.frame import Frame, Pair
+from data.prepare import InputSpec, Preparer
+from data.rig import Rig
+from data.thermal import ThermalSpec
+from pipelines.live import sinks as sinks_module
+from pipelines.live.answer import Answer, read_answer
+from pipelines.live.draw import COLOURS, Composer, draw_boxes, false_colour
+from pipelines.live.sinks import SINKS, JsonLinesSink, VideoSink, WindowSink, windows_missing
+
+CLASSES = ("person", "car")
+INPUTS = InputSpec(rgb_size=(64, 96), thermal_size=(32, 48), thermal=ThermalSpec(unit="counts16"))
+CANVAS = InputSpec(rgb_size=(64, 64), thermal_size=(64, 64), letterbox=True, thermal=ThermalSpec(unit="counts16"))
+MS = 1_000_000
+
+
+def pair(index=0, rgb=True, thermal=True, skew_ms=4):
+    rng = np.random.default_rng(index)
+    time = index * 40 * MS
+    return Pair(
+        Frame(rng.integers(0, 255, (64, 96, 3), np.uint8), time, index, "r") if rgb else None,
+        Frame(rng.integers(1000, 9000, (32, 48), np.uint16), time + skew_ms * MS, index + 5, "t") if thermal else None,
+    )
+
+
+def prepare(shown, inputs=INPUTS):
+    images = [None if frame is None else frame.image for frame in (shown.rgb, shown.thermal)]
+    return Preparer(inputs, Rig())(*images, rgb_size=(64, 96))
+
+
+def answer(index=0, boxes=((10, 20, 40, 50, 0.9, 1),)):
+    return Answer(index, np.array(boxes, np.float32).reshape(-1, 6), (64, 96))
+
+
+def write(sink, index, **options):
+    shown = pair(index, **options)
+    sink.write(shown, prepare(shown), answer(index))
+
+
+def frames_of(path):
+    with av.open(str(path)) as container:
+        return [(frame.pts * frame.time_base, frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)]
+
+
+def test_answer_keeps_objects_above_the_score_in_delivered_pixels():
+    slots = np.zeros((1, 5, 6), np.float32)
+    slots[0, :3] = [[8, 8, 16, 24, 0.9, 1], [0, 0, 4, 4, 0.31, 0], [0, 0, 4, 4, 0.29, 0]]
+    prepared = prepare(pair(), CANVAS)
+    assert prepared.scale == pytest.approx(64 / 96)
+    kept = read_answer({"boxes": slots}, prepared, (64, 96), 7, 0.3)
+    np.testing.assert_allclose(kept.boxes, [[12, 12, 24, 36, 0.9, 1], [0, 0, 6, 6, 0.31, 0]], atol=1e-5)
+    assert len(read_answer({"boxes": slots}, prepared, (64, 96), 7, 0.0).boxes) == 3  # empty slots never
+    assert slots[0, 0, 0] == 8, "the engine's own array was changed"
+
+
+def test_json_lines_say_everything_and_are_flushed(tmp_path):
+    path = tmp_path / "new" / "out.jsonl"
+    sink = JsonLinesSink(path, CLASSES)
+    assert not path.exists()
+    write(sink, 0)
+    write(sink, 1, thermal=False)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]  # before close: a kill loses nothing
+    sink.close()
+    assert lines[0] == {
+        "index": 0,
+        "time_ns": 4 * MS,
+        "skew_ms": 4.0,
+        "present": [1, 1],
+        "frames": [0, 5],
+        "boxes": [{"box": [10.0, 20.0, 40.0, 50.0], "score": 0.9, "class": "car"}],
+    }
+    assert (lines[1]["skew_ms"], lines[1]["present"], lines[1]["frames"]) == (None, [1, 0], [1, None])
+
+
+def test_every_line_is_in_the_file_though_the_system_takes_it_in_pieces(tmp_path, monkeypatch):
+    class Slow(sinks_module.FileIO):
+        def write(self, content):
+            return super().write(content[:7])
+
+    monkeypatch.setattr(sinks_module, "FileIO", Slow)
+    sink = JsonLinesSink(tmp_path / "out.jsonl", CLASSES)
+    write(sink, 0)
+    sink.close()
+    assert json.loads((tmp_path / "out.jsonl").read_text())["frames"] == [0, 5]
+
+
+def test_a_run_without_answers_leaves_empty_json_lines(tmp_path):
+    JsonLinesSink(tmp_path / "out.jsonl", CLASSES).close()
+    assert (tmp_path / "out.jsonl").read_text() == ""
+
+
+def test_video_shows_both_sensors_at_their_capture_times(tmp_path):
+    path = tmp_path / "out.mkv"
+    sink = VideoSink(path, Composer(INPUTS, CLASSES), 40 * MS)
+    for index in (0, 1, 4):
+        write(sink, index)
+    sink.close()
+    shown = frames_of(path)
+    assert [round(float(time), 3) for time, _ in shown] == [0.0, 0.04, 0.16]
+    assert shown[0][1].shape == (64, 192, 3)
+
+
+def test_video_is_readable_after_a_kill(tmp_path):
+    path = tmp_path / "out.mkv"
+    script = f"""
+        import os, signal, sys
+        import numpy as np
+        from pathlib import Path
+        from data.frame import Frame, Pair
+        from pipelines.live.answer import Answer
+        from pipelines.live.sinks import VideoSink
+        noise = np.random.default_rng(0)
+        sink = VideoSink(Path({str(path)!r}), lambda *_: noise.integers(0, 255, (64, 192, 3), np.uint8), 40_000_000)
+        for index in range(100):
+            frame = Frame(np.zeros((2, 2, 3), np.uint8), index * 40_000_000, index, "r")
+            sink.write(Pair(frame, None), None, Answer(index, np.zeros((0, 6), np.float32), (2, 2)))
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    killed = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    assert len(frames_of(path)) >= 75  # four seconds were written; the last one may be lost
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "video"])
+def test_full_disk_is_one_line_and_what_was_written_stays_readable(tmp_path, kind):
+    path = tmp_path / {"jsonl": "out.jsonl", "video": "out.mkv"}[kind]
+    script = f"""
+        import resource, sys
+        import numpy as np
+        from pathlib import Path
+        from data.errors import DataError
+        from data.frame import Frame, Pair
+        from pipelines.live.answer import Answer
+        from pipelines.live.sinks import JsonLinesSink, VideoSink
+        noise = np.random.default_rng(0)
+        path = Path({str(path)!r})
+        draw = lambda *_: noise.integers(0, 255, (64, 192, 3), np.uint8)
+        sink = VideoSink(path, draw) if {kind!r} == "video" else JsonLinesSink(path, ("person",))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))  # as a full disk: the write fails
+        boxes = np.tile(np.array([1, 2, 3, 4, 0.5, 0], np.float32), (50, 1))
+        try:
+            for index in range(2000):
+                frame = Frame(np.zeros((2, 2, 3), np.uint8), index * 40_000_000, index, "r")
+                sink.write(Pair(frame, None), None, Answer(index, boxes, (2, 2)))
+        except DataError as error:
+            print(error)
+        try:
+            sink.close()
+        except DataError as error:
+            print("again:", error)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    first = done.stdout.splitlines()[0]
+    assert first.startswith(f"{path}: cannot be written any further (file too large); it holds the answers before")
+    if kind == "video":
+        assert len(frames_of(path)) > 5
+    else:
+        lines = path.read_text().splitlines()
+        assert len(lines) > 20
+        assert all(json.loads(line)["boxes"] for line in lines), "half a line was left"
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "video"])
+def test_a_place_that_cannot_be_written_is_refused_before_the_run(tmp_path, kind):
+    make = {
+        "jsonl": lambda path: JsonLinesSink(path, CLASSES),
+        "video": lambda path: VideoSink(path, Composer(INPUTS, CLASSES)),
+    }[kind]
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder.mkv").mkdir()
+    for path, says in ((tmp_path / "file" / "out.mkv", "cannot be made"), (tmp_path / "folder.mkv", "is a folder")):
+        with pytest.raises(DataError, match=says) as caught:
+            make(path)
+        assert "\n" not in str(caught.value)
+    if os.geteuid() != 0:  # root writes everywhere
+        locked = tmp_path / "locked"
+        locked.mkdir(mode=0o500)
+        with pytest.raises(DataError, match="permission"):
+            make(locked / "out.mkv")
+
+
+def test_video_needs_a_name_that_says_matroska(tmp_path):
+    with pytest.raises(DataError, match=r"name it out\.mkv"):
+        VideoSink(tmp_path / "out.mp4", Composer(INPUTS, CLASSES))
+
+
+def test_window_needs_windows_and_a_desktop(monkeypatch):
+    compose = Composer(INPUTS, CLASSES)
+    monkeypatch.setattr(sinks_module.cv2, "getBuildInformation", lambda: "  GUI:   NONE\n")
+    with pytest.raises(DataError, match="without windows"):
+        WindowSink(compose, threading.Event())
+    monkeypatch.setattr(sinks_module.cv2, "getBuildInformation", lambda: "  GUI:   QT5\n")
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    monkeypatch.setattr(sinks_module.sys, "platform", "linux")
+    with pytest.raises(DataError, match="no desktop"):
+        WindowSink(compose, threading.Event())
+    monkeypatch.setenv("DISPLAY", ":0")
+    assert windows_missing() is None
+
+
+@pytest.mark.parametrize(
+    ("key", "visible", "stops"), [(-1, 1, False), (ord("q"), 1, True), (27, 1, True), (-1, 0, True)]
+)
+def test_window_ends_the_run_on_q_escape_or_closing(monkeypatch, key, visible, stops):
+    monkeypatch.setattr(sinks_module, "windows_missing", lambda: None)
+    calls = []
+    for name, result in (("namedWindow", None), ("imshow", None), ("waitKey", key), ("destroyWindow", None)):
+        monkeypatch.setattr(
+            sinks_module.cv2, name, lambda *args, name=name, result=result: (calls.append(name), result)[1]
+        )
+    monkeypatch.setattr(sinks_module.cv2, "getWindowProperty", lambda *_: visible)
+    stop = threading.Event()
+    sink = WindowSink(Composer(INPUTS, CLASSES), stop)
+    write(sink, 0)
+    write(sink, 1)
+    sink.close()
+    assert stop.is_set() is stops
+    assert calls.count("imshow") == 2
+    assert calls[-1] == "destroyWindow"
+
+
+def test_every_kind_of_sink_is_listed():
+    assert set(SINKS) == {"video", "jsonl", "window"}
+
+
+@pytest.mark.parametrize("inputs", [INPUTS, CANVAS])
+def test_boxes_lie_at_the_same_place_on_both_sensors(inputs):
+    shown = Pair(
+        Frame(np.zeros((64, 96, 3), np.uint8), 0, 0, "r"), Frame(np.full((32, 48), 2000, np.uint16), 0, 0, "t")
+    )
+    picture = Composer(inputs, CLASSES)(shown, prepare(shown, inputs), answer(boxes=[(10, 30, 60, 55, 0.9, 1)]))
+    assert picture.shape == (64, 192, 3)
+    left, right = picture[:, :96], picture[:, 96:]
+    for view in (left, right):
+        coloured = np.argwhere((view == COLOURS[1]).all(axis=2))
+        assert coloured[:, 1].min() in (9, 10)
+        assert coloured[:, 0].max() in (55, 56)
+
+
+def test_absent_sensor_has_its_own_panel():
+    for options in ({"rgb": False}, {"thermal": False}):
+        shown = pair(**options)
+        picture = Composer(INPUTS, CLASSES)(shown, prepare(shown), answer())
+        assert picture.shape == (64, 192, 3)
+
+
+def test_one_answer_is_drawn_once_and_pictures_keep_their_size():
+    compose = Composer(INPUTS, CLASSES)
+    shown, given = pair(), answer()
+    assert compose(shown, prepare(shown), given) is compose(shown, prepare(shown), given)
+    big = Pair(Frame(np.zeros((128, 192, 3), np.uint8), 0, 1, "r"), None)
+    later = Answer(1, np.zeros((0, 6), np.float32), (128, 192))
+    assert compose(big, prepare(shown), later).shape == (64, 192, 3)
+
+
+def test_tall_frames_are_shown_at_a_height_that_a_video_can_hold():
+    image = np.zeros((1024, 1281, 3), np.uint8)
+    inputs = InputSpec(rgb_size=(1024, 1281), thermal_size=(32, 48), thermal=ThermalSpec(unit="counts16"))
+    shown = Pair(Frame(image, 0, 0, "r"), None)
+    prepared = Preparer(inputs, Rig())(image, None)
+    picture = Composer(inputs, CLASSES)(shown, prepared, Answer(0, np.zeros((0, 6), np.float32), (1024, 1281)))
+    assert picture.shape == (540, 1352, 3)
+
+
+def test_false_colour_spans_the_valid_range_and_blacks_out_the_rest():
+    thermal = np.array([[0, 1000, 1500, 2000]], np.uint16)
+    coloured = false_colour(thermal, invalid=0).astype(int)
+    assert coloured[0, 0].tolist() == [0, 0, 0]
+    brightness = coloured.sum(axis=2)[0]
+    assert brightness[1] < brightness[2] < brightness[3]
+    flat = false_colour(np.full((3, 3), 7.5, np.float32), invalid=-1000.0)
+    assert np.ptp(flat.reshape(-1, 3), axis=0).max() == 0
+
+
+def test_labels_stay_inside_the_picture():
+    image = np.zeros((40, 120, 3), np.uint8)
+    draw_boxes(image, np.array([[2, 0, 50, 30, 0.5, 0]], np.float32), CLASSES)
+    assert image.any()
