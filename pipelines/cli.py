@@ -26,6 +26,8 @@ COMMANDS = {
 """Sub-command → its line in the help. Each is a module of pipelines.commands with configure() and run()."""
 
 ROOMS = ("data", "export", "fusion", "pipelines")
+EDGE_MODULES = ("numpy", "cv2", "av", "pydantic", "yaml", "packaging", "onnxruntime")
+"""What the plain install brings; any other missing package belongs to training."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,6 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(stop.code or 0)
     except (DataError, ExportError, FusionError) as error:
         print(f"rgbt: error: {error}", file=sys.stderr)
+        return 1
+    except ImportError as error:
+        print(f"rgbt: error: {_import_error(error)}", file=sys.stderr)
         return 1
     except BrokenPipeError:
         sys.stderr.close()
@@ -85,6 +90,16 @@ def _hidden_room() -> str | None:
         if found is None or Path(found).resolve().parent.parent != home:
             return f"the package '{room}' at {found} hides ours; install rgbt-fusion in an environment of its own"
     return None
+
+
+def _import_error(error: ImportError) -> str:
+    """Say what to install; one of our own modules that is not there is a fault of ours, and is raised again."""
+    package = (error.name or "").partition(".")[0]
+    if package in ROOMS:
+        raise error
+    if isinstance(error, ModuleNotFoundError) and package not in EDGE_MODULES:
+        return f"this needs the package '{package}', which the edge runtime lacks; pip install 'rgbt-fusion[train]'"
+    return f"{error}; 'rgbt doctor' says what to install"
 
 
 def _os_error(error: OSError) -> str:

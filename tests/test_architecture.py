@@ -139,6 +139,19 @@ def test_help_imports_nothing_heavy(arguments):
     assert not set(loaded) & set(HEAVY)
 
 
+@pytest.mark.parametrize(
+    ("package", "advice"), [("torch", "pip install 'rgbt-fusion[train]'"), ("pydantic", "'rgbt doctor' says")]
+)
+def test_missing_package_is_one_line(package, advice):
+    code = f"import sys; sys.modules['{package}'] = None; from pipelines.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "train", "demo", "--data", "card.yaml", "--out", "nowhere"]
+    done = subprocess.run(command, cwd=HOME, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("rgbt: error:")
+    assert advice in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_examples_in_the_help_are_accepted(command):
     example = importlib.import_module(f"pipelines.commands.{command}").EXAMPLE.replace("\\\n", " ")
