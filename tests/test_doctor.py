@@ -68,6 +68,18 @@ def found(check, name):
     return next(finding for finding in check() if finding.name == name)
 
 
+def test_gpu(tmp_path, monkeypatch):
+    tool = tmp_path / "nvidia-smi"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "gpu" not in [finding.name for finding in doctor._gpu()]
+    tool.write_text("#!/bin/sh\necho 'NVIDIA Imaginary, 999.1, 8192 MiB'\n")
+    tool.chmod(0o755)
+    assert found(doctor._gpu, "gpu").found == "NVIDIA Imaginary, 999.1, 8192 MiB"
+    tool.write_text("#!/bin/sh\necho 'no driver'\nexit 9\n")
+    assert found(doctor._gpu, "gpu").level == "note"
+    assert "no driver" in found(doctor._gpu, "gpu").found
+
+
 def test_two_onnx_runtimes(installed):
     installed(onnxruntime="1.22.0", onnxruntime_gpu="1.22.0")
     finding = found(doctor._one_runtime, "onnx runtimes")
