@@ -21,6 +21,7 @@ from time import perf_counter, process_time
 from typing import Any
 
 import av
+import numpy as np
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
@@ -139,9 +140,11 @@ def write_files(folder: Path, inputs: InputSpec, frames: int) -> tuple[dict[Sens
         folder / "rendered", _RENDERED_S, 0, rgb_size, thermal_size, RATE, RATE, offset_ms=0, misaligned=False
     )
     is_16_bit = inputs.thermal.unit == "counts16"
-    stored = "gray16le" if is_16_bit else "gray"
-    _repeat(rendered / "rgb.mp4", folder / "rgb.mp4", "libx264", ("rgb24", "yuv420p"), {"preset": "veryfast"}, frames)
-    _repeat(rendered / "thermal.mkv", folder / "thermal.mkv", "ffv1", (stored, stored), {"level": "3"}, frames)
+    pixels = "gray16le" if is_16_bit else "gray"
+    colour, counts = _read(rendered / "rgb.mp4", "rgb24"), _read(rendered / "thermal.mkv", "gray16le")
+    warm = counts if is_16_bit else _eight_bits(counts)
+    _repeat(colour, folder / "rgb.mp4", "libx264", ("rgb24", "yuv420p"), {"preset": "veryfast"}, frames)
+    _repeat(warm, folder / "thermal.mkv", "ffv1", (pixels, pixels), {"level": "3"}, frames)
     described = {
         "rgb": f"{rgb_size[1]}×{rgb_size[0]} H.264",
         "thermal": f"{thermal_size[1]}×{thermal_size[0]} {16 if is_16_bit else 8}-bit FFV1",
@@ -149,10 +152,21 @@ def write_files(folder: Path, inputs: InputSpec, frames: int) -> tuple[dict[Sens
     return {"rgb": folder / "rgb.mp4", "thermal": folder / "thermal.mkv"}, described
 
 
-def _repeat(path: Path, out: Path, codec: str, formats: tuple[str, str], options: dict[str, str], frames: int) -> None:
-    """Encode the frames of ``path`` over and over; ``formats`` are those handed to the encoder and stored."""
+def _read(path: Path, pixels: str) -> list[NDArray[Any]]:
     with av.open(str(path)) as container:
-        images = [frame.to_ndarray(format=formats[0]) for frame in container.decode(video=0)]
+        return [frame.to_ndarray(format=pixels) for frame in container.decode(video=0)]
+
+
+def _eight_bits(images: list[NDArray[Any]]) -> list[NDArray[Any]]:
+    """Spread the counts of a recording over 0…255, as a camera's AGC does."""
+    low, high = min(int(image.min()) for image in images), max(int(image.max()) for image in images)
+    return [((image - low) * (255 / max(1, high - low))).astype(np.uint8) for image in images]
+
+
+def _repeat(
+    images: list[NDArray[Any]], out: Path, codec: str, formats: tuple[str, str], options: dict[str, str], frames: int
+) -> None:
+    """Encode images over and over; ``formats`` are those handed to the encoder and stored."""
     with av.open(str(out), "w") as container:
         stream = container.add_stream(codec, rate=RATE, options=options)
         assert isinstance(stream, av.VideoStream)

@@ -5,11 +5,12 @@ import json
 import signal
 import sys
 import threading
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from data.prepare import InputSpec
     from export.bundle import Bundle
@@ -79,8 +80,8 @@ def run(args: argparse.Namespace) -> int:
         for source in sources.values():
             source.close()
         raise
-    _stop_on_signals(stop)
-    report = run_live(session, inputs, sources, rig, sinks, settings, stop=stop, status=sys.stderr)
+    with _stopped_by_signals(stop):
+        report = run_live(session, inputs, sources, rig, sinks, settings, stop=stop, status=sys.stderr)
     _tell(args, report, session.provider)
     session.close()
     return 0
@@ -127,15 +128,22 @@ def _sinks(
     return sinks
 
 
-def _stop_on_signals(stop: threading.Event) -> None:
+@contextmanager
+def _stopped_by_signals(stop: threading.Event) -> "Iterator[None]":
     """Let the first Ctrl-C or SIGTERM end the run in order, and the second one at once."""
 
     def handle(number: int, _: object) -> None:
         stop.set()
-        signal.signal(number, signal.SIG_DFL)
+        signal.signal(number, before[number])
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
         signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _tell(args: argparse.Namespace, report: "LiveReport", provider: str) -> None:

@@ -143,9 +143,11 @@ SOURCES: dict[str, SourceFactory] = {"file": _video_file, "folder": ImageFolder}
 
 
 def kind_of(text: str) -> str:
-    """Name the kind in SOURCES that an argument such as ``--rgb``'s means."""
+    """Name the kind in SOURCES that an argument means; DataError when there is nothing of that name."""
     if "://" in text:
         raise DataError(f"{text.partition('://')[0]}://…: not a source; one of {', '.join(SOURCES)}")
+    if not Path(text).exists():
+        raise DataError(f"{text}: no such file or folder")
     return "folder" if Path(text).is_dir() else "file"
 
 

@@ -143,8 +143,6 @@ _WANTED = {
 
 
 def _open(path: Path) -> "av.container.InputContainer":
-    if not path.is_file():
-        raise DataError(f"{path}: no such file or folder")
     try:
         container = av.open(str(path))
     except (av.error.FFmpegError, OSError) as error:
