@@ -1,0 +1,105 @@
+"""The report's tables: how well each row answers, and what each stage reached."""
+
+from collections.abc import Iterable, Sequence
+from html import escape
+
+from pipelines.evaluate import Evaluation, Row
+from pipelines.report.curves import line_styles
+from pipelines.report.stages import Span
+from pipelines.report.svg import key
+
+_SENSORS = {"rgb": "RGB", "thermal": "thermal"}
+
+
+def scroll(label: str, content: str) -> str:
+    """Content that may be wider than a phone, to be scrolled by finger or keyboard."""
+    return f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(label)}">\n{content}\n</div>'
+
+
+def verdict(evaluation: Evaluation) -> str:
+    """The answer in a sentence, favourable or not."""
+    measured = f"on {evaluation.pairs:,} pairs of the {evaluation.split} split"
+    both = max((row for row in evaluation.rows if len(row.sensors) > 1), key=lambda row: row.ap50, default=None)
+    single = max((row for row in evaluation.rows if len(row.sensors) == 1), key=lambda row: row.ap50, default=None)
+    if both is None or single is None:
+        best = both or single
+        return f"{best.name}: AP50 {best.ap50:.3f} {measured}." if best else f"Nothing was measured {measured}."
+    gain = round(both.ap50, 3) - round(single.ap50, 3)
+    compared = f"{abs(gain):.3f} {'above' if gain > 0 else 'below'}" if round(gain, 3) else "equal to"
+    return f"AP50 {both.ap50:.3f} with both sensors {measured}: {compared} the best single sensor ({single.name})."
+
+
+def accuracy_table(evaluation: Evaluation) -> str:
+    """A line for each row, single sensors beside the fused one; the best of each column is bold."""
+    rows = evaluation.rows
+    counts = {name: shape["count"] for row in rows for name, shape in row.per_class.items()}
+    classes = [name for name in evaluation.classes if name in counts]
+    figures = [[row.ap50, row.map, *(_class_ap50(row, name) for name in classes)] for row in rows]
+    best = [max((value for value in column if value is not None), default=0.0) for column in zip(*figures, strict=True)]
+    head = [_head("Model"), _head("Sensors", text=True), _head("AP50"), _head("mAP", "IoU 0.5–0.95")]
+    head += [_head(name, f"{counts[name]:,} boxes") for name in classes]
+    styles = line_styles(rows)
+    body = [
+        _accuracy_row(row, style, [_figure(v, b) for v, b in zip(values, best, strict=True)])
+        for row, style, values in zip(rows, styles, figures, strict=True)
+    ]
+    note = '<p class="note">By class: AP50. Bold: the best of its column.</p>'
+    return _table("Accuracy of each model", head, body) + note
+
+
+def _class_ap50(row: Row, name: str) -> float | None:
+    return float(row.per_class[name]["ap50"]) if name in row.per_class else None
+
+
+def _figure(value: float | None, best: float) -> str:
+    """Three digits; bold when no row shows more."""
+    if value is None:
+        return "–"
+    text = f"{value:.3f}"
+    return f"<strong>{text}</strong>" if text == f"{best:.3f}" else text
+
+
+def _accuracy_row(row: Row, style: tuple[str, str], figures: Sequence[str]) -> str:
+    ap50, *others = figures
+    track = f'<span class="track" style="--of: var(--{style[0]}); --share: {100 * row.ap50:.1f}%"></span>'
+    cells = [_name(key(*style) + escape(row.name)), _sensors(row.sensors)]
+    cells += [f'<td>{track}<span class="number">{ap50}</span></td>', *(f"<td>{cell}</td>" for cell in others)]
+    css = ' class="both"' if len(row.sensors) > 1 else ""
+    return f"<tr{css}>{''.join(cells)}</tr>"
+
+
+def stage_results(stages: Iterable[Span]) -> str:
+    """The training plot's numbers: a line for each stage, at the epoch whose weights it handed on."""
+    head = [_head("Stage"), _head("Sensors", text=True), _head("Objective", text=True)]
+    head += [_head(name) for name in ("Epochs", "Handed on", "Train loss", "Validation loss", "AP50", "Pairs/s")]
+    return _table("Results of each stage", head, [_stage_row(span) for span in stages])
+
+
+def _stage_row(span: Span) -> str:
+    row = span.handed_on
+    figures = [f"{row[name]:.3f}" if name in row else "–" for name in ("loss", "val_loss", "ap50")]
+    _, pace = span.points("pairs_per_s")
+    epoch = f"epoch {row['epoch']}" if row["epoch"] else "entry"
+    numbers = [str(span.length), epoch, *figures, f"{sum(pace) / len(pace):.1f}"]
+    cells = [_name(f"{span.number} {escape(span.stage.name)}"), _sensors(span.sensors)]
+    cells += [f'<td class="text">{escape(span.stage.objective)}</td>', *(f"<td>{number}</td>" for number in numbers)]
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+def _table(label: str, head: Iterable[str], body: Iterable[str]) -> str:
+    rows = "\n".join(body)
+    return scroll(label, f"<table>\n<thead><tr>{''.join(head)}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table>")
+
+
+def _head(name: str, below: str = "", text: bool = False) -> str:
+    css = ' class="text"' if text else ""
+    small = f"<small>{escape(below)}</small>" if below else ""
+    return f'<th scope="col"{css}>{escape(name)}{small}</th>'
+
+
+def _name(content: str) -> str:
+    return f'<th scope="row"><span class="name">{content}</span></th>'
+
+
+def _sensors(sensors: Iterable[str]) -> str:
+    return f'<td class="text">{" + ".join(_SENSORS[sensor] for sensor in sensors)}</td>'
