@@ -140,7 +140,6 @@ def _pipeline(spec: AugmentSpec, invalid: float) -> Any:  # noqa: ANN401 - an al
                 p=1.0,
             )
         )
-    if spec.flip:
-        steps.append(alb.HorizontalFlip(p=spec.flip))
+    steps.append(alb.HorizontalFlip(p=spec.flip))  # also at 0: without any geometry Compose refuses boxes
     boxes = alb.BboxParams("pascal_voc", label_fields=["index"], clip=True, min_visibility=MIN_VISIBILITY)
     return alb.Compose(steps, bbox_params=boxes)

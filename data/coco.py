@@ -115,7 +115,7 @@ def _box(
         raise DataError(f"{where}: bbox is {box!r:.60}, expected [x, y, width, height]")
     x1, y1, x2, y2 = box[0], box[1], box[0] + box[2], box[1] + box[3]
     if not (x1 >= -TOLERANCE and y1 >= -TOLERANCE and x2 <= width + TOLERANCE and y2 <= height + TOLERANCE):
-        raise DataError(f"{where}: box [x, y, width, height] {box} leaves its image {name} of {width}×{height}")
+        raise DataError(f"{where}: box {box} (x, y, width, height) leaves its image {name} of {width}×{height}")
     clipped = [max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))]
     if clipped[2] <= clipped[0] or clipped[3] <= clipped[1]:
         raise DataError(f"{where}: box {box} (x, y, width, height) of image {name} has no area")

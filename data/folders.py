@@ -142,7 +142,7 @@ def find_sizes(
 
 
 def _same_view(sizes: list[tuple[Pixels, Pixels]], assumed: list[str]) -> None:
-    unlike = sum(abs((a[1] / a[0]) / (b[1] / b[0]) - 1) > 0.03 for a, b in sizes)
+    unlike = sum(abs((a[1] / a[0]) / (b[1] / b[0]) - 1) > 0.1 for a, b in sizes)
     assumed.append("thermal covers the same view as RGB, upright (else give the card a rig)")
     if unlike:
         assumed.append(

@@ -67,7 +67,8 @@ def validate(
 def describe(error: ValidationError, model: type[BaseModel], path: Path | str, lines: dict[Location, int]) -> str:
     """One line for the first problem of a pydantic error, with the count of further ones."""
     problems = error.errors(include_url=False)
-    first = problems[0]
+    # A misspelt key shows twice, as unknown and as missing: the first of the two tells more.
+    first = min(problems, key=lambda problem: problem["type"] != "extra_forbidden")
     at = tuple(first["loc"])
     # Discriminated unions put the tag into the location; drop what the file does not hold, from the end.
     known = next((at[:n] for n in range(len(at), -1, -1) if at[:n] in lines), ())

@@ -1,0 +1,217 @@
+import json
+
+import numpy as np
+import pytest
+
+from data.card import DatasetCard, id_from_name
+from data.coco import read_coco
+from data.errors import DataError
+from data.rig import Rig
+
+CARD = """version: 1
+name: test
+rgb: visible/{id}.jpg
+thermal: infrared/{id}.png
+rgb_size: [40, 60]
+thermal_size: [20, 30]
+classes: [person, car]
+labels: {format: coco, path: boxes.json}
+thermal_spec: {unit: counts16}
+splits:
+  train: {coco: train}
+  val: {file: val.txt}
+  few: {ids: [a/1]}
+"""
+
+
+def coco(*annotations, size=(40, 60)):
+    """Two images of train, one of val; annotations are (image id, category id, box)."""
+    names = ["visible/a/1.jpg", "a/2.jpg", "b/3.jpg"]
+    return {
+        "categories": [{"id": 7, "name": "car"}, {"id": 3, "name": "person"}],
+        "images": [
+            {"id": k, "file_name": name, "height": size[0], "width": size[1], "split": "train" if k < 3 else "val"}
+            for k, name in enumerate(names, 1)
+        ],
+        "annotations": [
+            {"id": 100 + k, "image_id": image, "category_id": category, "bbox": box}
+            for k, (image, category, box) in enumerate(annotations)
+        ],
+    }
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "card.yaml").write_text(CARD, encoding="utf-8")
+    (tmp_path / "val.txt").write_text("b/3\nunseen\n", encoding="utf-8")
+    content = coco((1, 3, [1, 2, 10, 20]), (1, 7, [0, 0, 60, 40]), (3, 7, [-0.6, 5, 10, 35.9]))
+    (tmp_path / "boxes.json").write_text(json.dumps(content), encoding="utf-8")
+    return tmp_path
+
+
+def edited(folder, old, new):
+    text = (folder / "card.yaml").read_text(encoding="utf-8")
+    assert old in text
+    (folder / "card.yaml").write_text(text.replace(old, new), encoding="utf-8")
+    return DatasetCard.load(folder / "card.yaml")
+
+
+def test_samples_know_files_boxes_and_labels(folder):
+    card = DatasetCard.load(folder / "card.yaml")
+    first, second = card.samples("train")
+    assert (first.id, second.id) == ("a/1", "a/2")
+    assert first.rgb == folder / "visible/a/1.jpg" and first.thermal == folder / "infrared/a/1.png"
+    assert first.boxes.tolist() == [[1, 2, 11, 22], [0, 0, 60, 40]] and first.boxes.dtype == np.float32
+    assert first.labels.tolist() == [0, 1] and first.labels.dtype == np.int64
+    assert second.boxes.shape == (0, 4) and second.labels.shape == (0,)
+    labelled, unlabelled = card.samples("val")
+    np.testing.assert_allclose(labelled.boxes, [[0, 5, 9.4, 40]])
+    assert unlabelled.id == "unseen" and unlabelled.boxes is None and unlabelled.labels is None
+    assert [sample.id for sample in card.samples("few")] == ["a/1"]
+
+
+def test_scenes_and_masks(folder):
+    (folder / "scenes.json").write_text('{"a/1": "night"}', encoding="utf-8")
+    card = edited(folder, "splits:", "scenes: scenes.json\nmasks: masks/{id}.png\nsplits:")
+    first, second = card.samples("train")
+    assert first.scene == "night" and second.scene is None
+    assert first.mask == folder / "masks/a/1.png"
+
+
+def test_round_trip(folder):
+    card = DatasetCard.load(folder / "card.yaml")
+    card.save(folder / "copy.yaml")
+    assert DatasetCard.load(folder / "copy.yaml") == card
+
+
+def test_inputs_follow_the_rig_and_the_canvas(folder):
+    card = DatasetCard.load(folder / "card.yaml")
+    assert card.inputs().rgb_size == (40, 60) and card.inputs().thermal_size == (20, 30)
+    assert card.load_rig() == Rig()
+    Rig(rotate=90).save(folder / "rig.yaml")
+    turned = edited(folder, "splits:", "rig: rig.yaml\nsplits:")
+    assert turned.inputs().thermal_size == (30, 20) and not turned.inputs().letterbox
+    free = edited(folder, "thermal_size: [20, 30]", "canvas: [64, 96]")
+    assert free.inputs().letterbox and free.inputs().thermal_size == (64, 96)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "text"),
+    [
+        ("rgb: visible/{id}.jpg", "rgb: visible/x.jpg", r"card\.yaml:3: rgb: a path pattern holds \{id\}"),
+        ("thermal_size: [20, 30]", "masks: null", "frames of varying size need a canvas"),
+        ("classes: [person, car]", "classes: [car, car]", "a class is listed twice"),
+        ("labels: {format", "labels: {fromat", r"card\.yaml:8: unknown key 'labels.fromat'; did you mean 'format'"),
+        ("train: {coco: train}", "train: {coco: train, ids: []}", "exactly one of file, ids, coco"),
+        ("unit: counts16", "unit: kelvin", r"card\.yaml:9: thermal_spec.unit"),
+        ("version: 1", "version: 2", r"card\.yaml:1: version"),
+    ],
+)
+def test_a_wrong_card_is_one_line(folder, old, new, text):
+    with pytest.raises(DataError, match=text) as caught:
+        edited(folder, old, new)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "split", "text"),
+    [
+        ("version", "version", "test", "no split 'test'; there is train, val, few"),
+        ("coco: train", "coco: tarin", "train", "split 'train' is empty .*split: tarin"),
+        ("file: val.txt", "file: none.txt", "val", r"none\.txt: the list of ids cannot be read \(No such file"),
+        ("classes: [person, car]", "classes: [person]", "few", "class 'car' is not among the card's classes"),
+    ],
+)
+def test_a_wrong_split_is_one_line(folder, old, new, split, text):
+    with pytest.raises(DataError, match=text) as caught:
+        edited(folder, old, new).samples(split)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_empty_or_doubled_list_of_ids(folder):
+    card = DatasetCard.load(folder / "card.yaml")
+    (folder / "val.txt").write_text("\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"split 'val' is empty \(val\.txt lists no id"):
+        card.samples("val")
+    (folder / "val.txt").write_text("b/3\nb/3\n", encoding="utf-8")
+    with pytest.raises(DataError, match="'b/3' is listed twice"):
+        card.samples("val")
+
+
+def write(tmp_path, content):
+    path = tmp_path / "boxes.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("box", "text"),
+    [
+        ([55, 5, 7, 5], r": box \[55, 5, 7, 5\] .* leaves its image visible/a/1\.jpg of 60×40"),
+        ([-2, 5, 7, 5], "leaves its image"),
+        ([5, 5, 0, 5], "has no area"),
+        ([5, 5, -3, 5], "has no area"),
+        ([60.5, 5, 0.4, 5], "has no area"),
+        ([float("nan"), 5, 1, 5], "leaves its image"),
+        ([5, 5, 5], "expected"),
+        ("5", "expected"),
+    ],
+)
+def test_wrong_boxes_name_annotation_and_file(tmp_path, box, text):
+    path = write(tmp_path, coco((1, 3, box)))
+    with pytest.raises(DataError, match=rf"boxes\.json: annotation 100.*{text}"):
+        read_coco(path, ["person", "car"])
+
+
+def test_boxes_within_the_tolerance_are_clipped(tmp_path):
+    images, classes = read_coco(write(tmp_path, coco((1, 3, [-1, -1, 62, 42]))), None)
+    assert images[0].boxes.tolist() == [[0, 0, 60, 40]]
+    assert classes == ["person", "car"], "in the order of category ids"
+
+
+def test_crowds_are_left_out_and_sizes_may_come_from_the_card(tmp_path):
+    content = coco((1, 3, [1, 1, 5, 5]), (1, 3, [2, 2, 5, 5]))
+    content["annotations"][0]["iscrowd"] = 1
+    del content["images"][0]["width"]
+    path = write(tmp_path, content)
+    with pytest.raises(DataError, match="states no width and height"):
+        read_coco(path, None)
+    images, _ = read_coco(path, None, size=(40, 60))
+    assert images[0].boxes.tolist() == [[2, 2, 7, 7]]
+
+
+def test_unknown_references_are_named(tmp_path):
+    with pytest.raises(DataError, match="annotation 100: category_id 9 is not among the file's categories"):
+        read_coco(write(tmp_path, coco((1, 9, [1, 1, 5, 5]))), None)
+    with pytest.raises(DataError, match="annotation 100: image_id 8 is not among the images"):
+        read_coco(write(tmp_path, coco((8, 3, [1, 1, 5, 5]))), None)
+
+
+def test_what_is_no_coco_file_is_one_line(tmp_path):
+    path = tmp_path / "boxes.json"
+    for text, expected in (
+        ("{\n", r"boxes\.json:2: not valid JSON"),
+        ("[]", "not a COCO file"),
+        ('{"images": [], "annotations": {}}', "'annotations' is not a list of objects"),
+        ('{"images": [{"id": 1}], "annotations": []}', "image 1: 'file_name' is missing"),
+    ):
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(DataError, match=expected):
+            read_coco(path, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern", "expected"),
+    [
+        ("1.jpg", "visible/{id}.jpg", "1"),
+        ("visible/a/1.jpg", "visible/{id}.jpg", "a/1"),
+        ("a/1.jpg", "visible/{id}.jpg", "a/1"),
+        ("1.png", "visible/{id}.jpg", None),
+        ("s/s_rgb.png", "{id}/{id}_rgb.png", "s"),
+        ("s/t_rgb.png", "{id}/{id}_rgb.png", "s/t"),
+        ("rgb.png", "{id}/rgb.png", None),
+        ("x+y.jpg", "a.b/{id}.jpg", "x+y"),
+    ],
+)
+def test_ids_from_names(name, pattern, expected):
+    assert id_from_name(name, pattern) == expected
