@@ -201,7 +201,7 @@ def _count(by_split: dict[str, list[Sample]], card: DatasetCard, report: Report)
             tiny += int((spans.min(axis=1) < TINY).sum())
         classes = {name: counts[index] for index, name in enumerate(card.classes)}
         report.splits[split] = {"pairs": len(samples), "labelled": len(labelled), "boxes": classes}
-        if labelled and len(labelled) < len(samples):
+        if split != "unlabelled" and 0 < len(labelled) < len(samples):
             lacking = next(sample.id for sample in samples if sample.boxes is None)
             report.errors.append(
                 f"split '{split}': {len(samples) - len(labelled)} of {len(samples)} pairs have no labels "

@@ -48,9 +48,8 @@ def render_rgb(things: Sequence[Thing], place: Background, weather: Weather, gri
             _shade(light, patch, thing)
         rest = (1 - patch.alpha)[:, :, None]
         if thing.kind in CAMOUFLAGED:
-            behind = place.colour[area]
-            # The fur's pattern is the ground beside it, a trace darker.
-            light[area] = light[area] * rest + np.roll(behind, 3, axis=1) * (0.96 * patch.alpha[:, :, None])
+            # The fur has the pattern of what is behind it, a trace darker.
+            light[area] = light[area] * rest + place.colour[area] * (0.95 * patch.alpha[:, :, None])
         else:
             roundness = 1.08 - 0.3 * np.clip(patch.x / (thing.aspect / 2), -1, 1) - 0.12 * patch.y
             light[area] = light[area] * rest + patch.colour * (roundness * weather.light)[:, :, None]

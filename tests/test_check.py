@@ -1,0 +1,142 @@
+import json
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+
+from data.card import DatasetCard
+from data.check import check_card
+from data.images import write_image
+
+
+@pytest.fixture
+def folder(synthetic_card, tmp_path):
+    """A data set of its own, to be broken."""
+    shutil.copytree(synthetic_card.parent, tmp_path / "set")
+    return tmp_path / "set"
+
+
+def report_of(folder):
+    return check_card(DatasetCard.load(folder / "card.yaml"))
+
+
+def test_a_good_data_set_is_counted(folder):
+    done = []
+    report = check_card(DatasetCard.load(folder / "card.yaml"), lambda n, total: done.append((n, total)))
+    assert report.errors == []
+    assert done[-1] == (30, 30) and len(done) == 30
+    labels = json.loads((folder / "boxes.json").read_text(encoding="utf-8"))["annotations"]
+    assert sum(sum(split["boxes"].values()) for split in report.splits.values()) == len(labels)
+    assert report.splits["unlabelled"]["labelled"] == 0
+    assert 15000 < report.thermal_range[0] < report.thermal_range[1] < 35000
+    assert report.thermal_span[0] <= report.thermal_span[1] < report.thermal_range[1] - report.thermal_range[0]
+    assert report.box_sides[0] <= report.box_sides[1] <= report.box_sides[2]
+    json.dumps(report.as_json())
+
+
+def missing_thermal(folder):
+    (folder / "thermal/train_00001.png").unlink()
+
+
+def truncated_thermal(folder):
+    path = folder / "thermal/train_00001.png"
+    path.write_bytes(path.read_bytes()[:-300])
+
+
+def truncated_rgb(folder):
+    path = folder / "rgb/train_00001.jpg"
+    path.write_bytes(path.read_bytes()[:700])
+
+
+def small_thermal(folder):
+    write_image(folder / "thermal/train_00001.png", np.full((40, 80), 20000, np.uint16))
+
+
+def eight_bits(folder):
+    write_image(folder / "thermal/train_00001.png", np.arange(48 * 80).reshape(48, 80).astype(np.uint8))
+
+
+def box_outside(folder):
+    change(folder, lambda coco: coco["annotations"][0].update(bbox=[90, 10, 20, 20]))
+
+
+def unknown_class(folder):
+    change(folder, lambda coco: coco["categories"][0].update(name="persom"))
+
+
+def empty_split(folder):
+    (folder / "unlabelled.txt").write_text("\n", encoding="utf-8")
+
+
+def in_two_splits(folder):
+    with (folder / "unlabelled.txt").open("a", encoding="utf-8") as file:
+        file.write("val_00002\n")
+
+
+def copy_across_splits(folder):
+    shutil.copy(folder / "rgb/train_00001.jpg", folder / "rgb/test_00003.jpg")
+
+
+def labels_of_another_size(folder):
+    def grow(coco):
+        for image in coco["images"]:
+            image.update(width=192, height=128)
+        coco["annotations"][0]["bbox"] = [100, 100, 50, 20]
+
+    change(folder, grow)
+
+
+def wrong_mask(folder):
+    cv2.imwrite(str(folder / "masks/train_00001.png"), np.full((64, 96), 9, np.uint8))
+
+
+def half_labelled(folder):
+    text = (folder / "card.yaml").read_text(encoding="utf-8")
+    (folder / "few.txt").write_text("train_00001\nunlabelled_00001\n", encoding="utf-8")
+    (folder / "unlabelled.txt").write_text("unlabelled_00002\n", encoding="utf-8")
+    (folder / "card.yaml").write_text(text.replace("{coco: train}", "{file: few.txt}"), encoding="utf-8")
+
+
+def change(folder, how):
+    content = json.loads((folder / "boxes.json").read_text(encoding="utf-8"))
+    how(content)
+    (folder / "boxes.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("harm", "text"),
+    [
+        (missing_thermal, "thermal/train_00001.png: missing thermal file of pair 'train_00001'"),
+        (truncated_thermal, "thermal/train_00001.png: the file is truncated or damaged"),
+        (truncated_rgb, "rgb/train_00001.jpg: the file is truncated or damaged"),
+        (small_thermal, "train_00001.png: 80×40 (width×height), but the card says thermal_size: [48, 80]"),
+        (eight_bits, "train_00001.png: thermal is uint8, but unit 'counts16' means one channel of uint16"),
+        (box_outside, "boxes.json: annotation 1: box [90, 10, 20, 20] (x, y, width, height) leaves its image"),
+        (unknown_class, "class 'persom' is not among the card's classes"),
+        (empty_split, "split 'unlabelled' is empty (unlabelled.txt lists no id)"),
+        (in_two_splits, "pair 'val_00002' is in the splits 'val' and 'unlabelled'"),
+        (copy_across_splits, "pairs 'train_00001' (train) and 'test_00003' (test) have the same RGB file"),
+        (labels_of_another_size, "the labels were made on pictures of another size"),
+        (wrong_mask, "masks/train_00001.png: holds class index 9, the card has 4 classes"),
+        (half_labelled, "split 'train': 1 of 2 pairs have no labels (first: 'unlabelled_00001')"),
+    ],
+)
+def test_one_harm_is_one_error(folder, harm, text):
+    harm(folder)
+    errors = report_of(folder).errors
+    assert len(errors) == 1 and text in errors[0] and "\n" not in errors[0]
+
+
+def test_warnings_do_not_stop_training(folder):
+    write_image(folder / "thermal/train_00001.png", np.full((48, 80), 20000, np.uint16))
+    shutil.copy(folder / "rgb/train_00002.jpg", folder / "rgb/train_00003.jpg")
+    change(folder, lambda coco: coco["annotations"][0].update(bbox=[10, 10, 3, 20]))
+    report = report_of(folder)
+    assert report.errors == []
+    for text in (
+        "thermal is flat",
+        "'train_00002' (train) and 'train_00003' (train) have the same RGB",
+        "side below 4",
+    ):
+        assert any(text in warning for warning in report.warnings), text
