@@ -66,4 +66,4 @@ def test_a_part_that_fails_says_why(tiny_bundle, tmp_path):
 def test_the_command_prints_the_figures(tiny_bundle, capsys, monkeypatch):
     monkeypatch.setattr(live_bench, "measure_live", lambda *_: {"live_efficiency": 0.95})
     assert main(["bench", str(tiny_bundle), "--seconds", "0.02", "--live", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["live"] == {"live_efficiency": 0.95}
+    assert json.loads(capsys.readouterr().out)["live_efficiency"] == 0.95

@@ -109,7 +109,7 @@ def test_video_shows_both_sensors_at_their_capture_times(tmp_path):
     sink.close()
     shown = frames_of(path)
     assert [round(float(time), 3) for time, _ in shown] == [0.0, 0.04, 0.16]
-    assert shown[0][1].shape == (64, 192, 3)
+    assert shown[0][1].shape == (360, 1080, 3)
 
 
 def test_video_is_readable_after_a_kill(tmp_path):
@@ -244,19 +244,19 @@ def test_boxes_lie_at_the_same_place_on_both_sensors(inputs):
         Frame(np.zeros((64, 96, 3), np.uint8), 0, 0, "r"), Frame(np.full((32, 48), 2000, np.uint16), 0, 0, "t")
     )
     picture = Composer(inputs, CLASSES)(shown, prepare(shown, inputs), answer(boxes=[(10, 30, 60, 55, 0.9, 1)]))
-    assert picture.shape == (64, 192, 3)
-    left, right = picture[:, :96], picture[:, 96:]
+    assert picture.shape == (360, 1080, 3)
+    left, right = picture[:, :540], picture[:, 540:]
     for view in (left, right):
         coloured = np.argwhere((view == COLOURS[1]).all(axis=2))
-        assert coloured[:, 1].min() in (9, 10)
-        assert coloured[:, 0].max() in (55, 56)
+        assert abs(coloured[:, 1].min() - 10 * 360 / 64) <= 2
+        assert abs(coloured[:, 0].max() - 55 * 360 / 64) <= 2
 
 
 def test_absent_sensor_has_its_own_panel():
     for options in ({"rgb": False}, {"thermal": False}):
         shown = pair(**options)
         picture = Composer(INPUTS, CLASSES)(shown, prepare(shown), answer())
-        assert picture.shape == (64, 192, 3)
+        assert picture.shape == (360, 1080, 3)
 
 
 def test_one_answer_is_drawn_once_and_pictures_keep_their_size():
@@ -265,7 +265,7 @@ def test_one_answer_is_drawn_once_and_pictures_keep_their_size():
     assert compose(shown, prepare(shown), given) is compose(shown, prepare(shown), given)
     big = Pair(Frame(np.zeros((128, 192, 3), np.uint8), 0, 1, "r"), None)
     later = Answer(1, np.zeros((0, 6), np.float32), (128, 192))
-    assert compose(big, prepare(shown), later).shape == (64, 192, 3)
+    assert compose(big, prepare(shown), later).shape == (360, 1080, 3)
 
 
 def test_tall_frames_are_shown_at_a_height_that_a_video_can_hold():

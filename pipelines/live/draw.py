@@ -17,13 +17,13 @@ COLOURS = (
 )  # fmt: skip
 """R, G, B of classes in their order, to be told apart on dark and on bright ground."""
 
-_TALLEST = 540
+_SHORTEST, _TALLEST = 360, 540
 _INK = (16, 16, 16)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 class Composer:
-    """Draws answers; the size of the picture is that of the first, so that it fits into one video.
+    """Draws answers; the first one sets the size of all pictures (360 to 540 high), so that they fit into one video.
 
     Asking twice for the same answer draws once.
     """
@@ -82,7 +82,7 @@ def draw_boxes(image: NDArray[np.uint8], boxes: NDArray[np.float32], classes: Se
 
 
 def _panel(size: tuple[int, int]) -> tuple[int, int]:
-    scale = min(1.0, _TALLEST / size[0])
+    scale = min(max(size[0], _SHORTEST), _TALLEST) / size[0]
     return max(2, round(size[0] * scale / 2) * 2), max(2, round(size[1] * scale / 2) * 2)
 
 
