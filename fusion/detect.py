@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import generalized_box_iou_loss
 
-from fusion.layers import Activation, Norm, conv_block
+from fusion.layers import Activation, Norm, conv_block, separable
 
 SLOTS = 100
 """Boxes in every answer (K); empty slots have score 0."""
@@ -38,17 +38,9 @@ class DetectHead(nn.Module):
         self.classes = classes
         self.stride = strides[0]
         self.lateral = nn.ModuleList([conv_block(c, width, 1, norm, act) for c in channels])
-        self.smooth = nn.ModuleList(
-            [
-                nn.Sequential(
-                    conv_block(width, width, 3, norm, act, groups=width),
-                    conv_block(width, width, 1, norm, act),
-                )
-                for _ in channels[:-1]
-            ]
-        )
-        self.heat = nn.Sequential(conv_block(width, width, 3, norm, act), nn.Conv2d(width, classes, 1))
-        self.box = nn.Sequential(conv_block(width, width, 3, norm, act), nn.Conv2d(width, 4, 1))
+        self.smooth = nn.ModuleList([separable(width, norm, act) for _ in channels[:-1]])
+        self.heat = nn.Sequential(separable(width, norm, act), nn.Conv2d(width, classes, 1))
+        self.box = nn.Sequential(separable(width, norm, act), nn.Conv2d(width, 4, 1))
         logits = self.heat[-1]
         assert isinstance(logits, nn.Conv2d) and logits.bias is not None
         nn.init.constant_(logits.bias, -2.19)  # a score of 0.1 everywhere: focal loss starts calm

@@ -4,10 +4,8 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics.functional.image import structural_similarity_index_measure as ssim
 
 from fusion.layers import conv_block
 from fusion.model import FusionModel, Sensor
@@ -57,6 +55,22 @@ class Decoder(nn.Module):
         return picture
 
 
+def ssim(a: Tensor, b: Tensor, span: float, window: int = 7) -> Tensor:
+    """Mean structural similarity of two batches [B,1,H,W] whose values span ``span``, over uniform windows.
+
+    torchmetrics has the same with convolutions: 54 ms for a pair of 160×192 on one core, forward and backward,
+    against 6 ms here (2026-11-21), where that was two thirds of a pretraining step.
+
+    Source: Wang et al., Image Quality Assessment: From Error Visibility to Structural Similarity, TIP 2004.
+    """
+    c1, c2 = (0.01 * span) ** 2, (0.03 * span) ** 2
+    mean_a, mean_b, aa, bb, ab = (F.avg_pool2d(x, window, 1) for x in (a, b, a * a, b * b, a * b))
+    squares = mean_a * mean_a + mean_b * mean_b
+    product = mean_a * mean_b
+    likeness = (2 * product + c1) * (2 * (ab - product) + c2) / ((squares + c1) * (aa + bb - squares + c2))
+    return likeness.mean()
+
+
 class AutoencodeObjective(nn.Module):
     """L1 + SSIM between a normalised thermal picture and its reconstruction; needs no labels."""
 
@@ -75,8 +89,7 @@ class AutoencodeObjective(nn.Module):
         picture = self.model.thermal_canvas(batch["thermal"], batch["present"][:, 1])
         made = self.own(thermal(picture))
         l1 = F.l1_loss(made, picture)
-        similarity = ssim(made, picture, data_range=8.0)  # normalised values lie between −6 and 6, mostly −2 … 2
-        assert isinstance(similarity, torch.Tensor)
+        similarity = ssim(made, picture, span=8.0)  # normalised values lie between −6 and 6, mostly −2 … 2
         loss = l1 + (1 - similarity)
         return {
             "loss": loss,
