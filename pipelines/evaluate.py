@@ -50,6 +50,8 @@ class Example:
     truth: NDArray[np.float32]
     """[N,4]."""
     truth_labels: NDArray[np.int64]
+    invalid: float = 0.0
+    """Value of the pixels of ``thermal`` that show nothing."""
 
 
 @dataclass
@@ -175,7 +177,8 @@ def _answers(subject: Subject, card: DatasetCard, split: str, sensors: tuple[str
     ):
         pair, boxes = load_pair(sample, preparer, sensors)
         assert boxes is not None and sample.labels is not None
-        yield Example(sample.id, pair.rgb, pair.thermal, subject.predict(pair), boxes, sample.labels)
+        invalid = preparer.inputs.thermal.invalid
+        yield Example(sample.id, pair.rgb, pair.thermal, subject.predict(pair), boxes, sample.labels, invalid)
 
 
 def _require_same(subject: Subject, card: DatasetCard, path: Path) -> None:

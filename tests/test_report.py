@@ -207,8 +207,14 @@ def test_rows_with_the_best_in_bold(parsed):
     assert [c["text"] for c in rows["rgb only"]] == ["RGB", "0.527", "0.264", "0.300", "0.755"]
     assert [e["text"] for e in parsed.all("strong") if "td" in e["in"]] == ["0.806", "0.403", "0.900", "0.755"]
     heads = [e["text"] for e in parsed.all("th", scope="col")]
-    assert f"{NASTY}31 boxes" in heads
+    assert f"{NASTY}31 boxes" in heads and "vehicle1 box" in heads
     assert not any("never there" in head for head in heads)
+
+
+def test_single_row_has_nothing_to_be_the_best_of(tmp_path, recipe, evaluation):
+    del evaluation.rows[1:]
+    parsed = Page(write_run_report(tmp_path / "r.html", "t", [], recipe, evaluation, {}, "").read_text())
+    assert not [e for e in parsed.all("strong") if "td" in e["in"]]
 
 
 def test_verdict_tells_gain_and_loss(evaluation):

@@ -25,6 +25,11 @@ def line_styles(rows: Sequence[Row]) -> list[tuple[str, str]]:
     return styles
 
 
+def count_text(boxes: int) -> str:
+    """How many true boxes a class has."""
+    return "1 box" if boxes == 1 else f"{boxes:,} boxes"
+
+
 def curves(evaluation: Evaluation) -> str:
     """Legend and one figure for each class that occurs."""
     styles = line_styles(evaluation.rows)
@@ -44,8 +49,7 @@ def _figure(number: int, name: str, rows: Sequence[tuple[Row, tuple[str, str]]])
     alt = f"Precision over recall at IoU 0.5 for {name}. AP50: {scores}."
     with plot_style(9):
         drawing = inline(_plot(name, rows), f"pr{number}", alt)
-    count = rows[0][0].per_class[name]["count"]
-    boxes = "1 box" if count == 1 else f"{count} boxes"
+    boxes = count_text(rows[0][0].per_class[name]["count"])
     return f'<figure><h3>{escape(name)} <span class="note">{boxes}</span></h3>{drawing}</figure>'
 
 

@@ -108,7 +108,7 @@ h2 + .scroll { margin-top: 12px; }
 svg.plot text { font-family: inherit !important; }
 .narrow { display: none !important; }
 .curves { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 240px), 1fr)); gap: 24px 26px; }
-.curves figure { max-width: 440px; }
+.curves figure { max-width: 350px; }
 .examples { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 480px), 1fr)); gap: 30px 32px; }
 .examples .views { display: grid; grid-template-columns: repeat(2, 1fr); gap: 4px; margin-bottom: 7px; }
 .examples .views.one { grid-template-columns: minmax(0, 440px); }

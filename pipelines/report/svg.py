@@ -42,7 +42,6 @@ def plot_style(size: float) -> Iterator[None]:
         "legend.fontsize": size,
         "lines.solid_capstyle": "butt",
         "svg.fonttype": "none",
-        "svg.hashsalt": "report",
         "xtick.color": line,
         "xtick.labelcolor": muted,
         "ytick.color": line,
@@ -59,7 +58,7 @@ def inline(figure: Figure, name: str, alt: str, css: str = "") -> str:
 
     Args:
         figure: Built within ``plot_style``, and inlined within it.
-        name: Unique on the page; what the drawing names inside itself begins with it.
+        name: Unique on the page; the names inside the drawing begin with it.
         alt: What the picture says, for those who do not see it.
         css: Further classes of the element.
     """
@@ -72,12 +71,22 @@ def inline(figure: Figure, name: str, alt: str, css: str = "") -> str:
     body = body[body.index(">") + 1 :]
     body = re.sub(r"<!--.*?-->\s*", "", body, flags=re.DOTALL).replace("xlink:href", "href")
     body = re.sub(r'\s*<g id="[^"]*"/>', "", body)
-    body = re.sub(r'\bid="', f'id="{name}-', body)
-    body = re.sub(r'(url\(|href=")#', rf"\1#{name}-", body)
+    body = _renumber(body, name)
     for role, shade in PALETTE.items():
         body = body.replace(shade.light, f"var(--{role})")
     classes = f"plot {css}".strip()
     return f'<svg class="{classes}" role="img" aria-label="{escape(alt)}" viewBox="{box[1]}">{body.strip()}'
+
+
+def _renumber(body: str, name: str) -> str:
+    """Rename what the drawing refers to within itself, and drop the names that nothing refers to.
+
+    Matplotlib's hold memory addresses, which differ from run to run, and are those of other plots on the page.
+    """
+    referred = dict.fromkeys(re.findall(r'(?:url\(|href=")#([^")]+)', body))
+    names = {old: f"{name}-{number}" for number, old in enumerate(referred)}
+    body = re.sub(r' id="([^"]+)"', lambda m: f' id="{names[m[1]]}"' if m[1] in names else "", body)
+    return re.sub(r'(url\(|href=")#([^")]+)', lambda m: f"{m[1]}#{names[m[2]]}", body)
 
 
 def key(role: str, dash: str = "") -> str:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from pipelines.evaluate import Evaluation, Row
-from pipelines.report.curves import line_styles
+from pipelines.report.curves import count_text, line_styles
 from pipelines.report.stages import Span
 from pipelines.report.svg import key
 
@@ -35,15 +35,17 @@ def accuracy_table(evaluation: Evaluation) -> str:
     counts = {name: shape["count"] for row in rows for name, shape in row.per_class.items()}
     classes = [name for name in evaluation.classes if name in counts]
     figures = [[row.ap50, row.map, *(_class_ap50(row, name) for name in classes)] for row in rows]
-    best = [max((value for value in column if value is not None), default=0.0) for column in zip(*figures, strict=True)]
+    compared = len(rows) > 1
+    best = [max(v for v in column if v is not None) if compared else None for column in zip(*figures, strict=True)]
     head = [_head("Model"), _head("Sensors", text=True), _head("AP50"), _head("mAP", "IoU 0.5–0.95")]
-    head += [_head(name, f"{counts[name]:,} boxes") for name in classes]
+    head += [_head(name, count_text(counts[name])) for name in classes]
     styles = line_styles(rows)
     body = [
         _accuracy_row(row, style, [_figure(v, b) for v, b in zip(values, best, strict=True)])
         for row, style, values in zip(rows, styles, figures, strict=True)
     ]
-    note = '<p class="note">By class: AP50. Bold: the best of its column.</p>'
+    bold = " Bold: the best of its column." if compared else ""
+    note = f'<p class="note">By class: AP50.{bold}</p>'
     return _table("Accuracy of each model", head, body) + note
 
 
@@ -51,12 +53,12 @@ def _class_ap50(row: Row, name: str) -> float | None:
     return float(row.per_class[name]["ap50"]) if name in row.per_class else None
 
 
-def _figure(value: float | None, best: float) -> str:
-    """Three digits; bold when no row shows more."""
+def _figure(value: float | None, best: float | None) -> str:
+    """Three digits; bold when they are those of the best."""
     if value is None:
         return "–"
     text = f"{value:.3f}"
-    return f"<strong>{text}</strong>" if text == f"{best:.3f}" else text
+    return f"<strong>{text}</strong>" if best is not None and text == f"{best:.3f}" else text
 
 
 def _accuracy_row(row: Row, style: tuple[str, str], figures: Sequence[str]) -> str:

@@ -152,7 +152,7 @@ def _rates(axes: Axes, figure: Figure, stages: Sequence[Span], parts: Sequence[s
     for part in parts:
         axes.plot([], [], color=colour(ROLES[part]), linewidth=width, label=part)
     axes.set_title("Learning rate")
-    _log_axis(axes, values, subs=(1, 3))
+    _log_axis(axes, values, room=3, subs=(1, 3))
     _legend(axes, len(parts))
 
 
@@ -193,9 +193,9 @@ def _share_text(trains: int, blocks: int, room: float, form: _Format) -> str:
     return next((t for t in (text, short) if _inches(t, form) < room), "")
 
 
-def _log_axis(axes: Axes, values: Sequence[float], subs: tuple[int, ...] = (1, 2, 5)) -> None:
+def _log_axis(axes: Axes, values: Sequence[float], room: float = 1.5, subs: tuple[int, ...] = (1, 2, 5)) -> None:
     axes.set_yscale("log")
-    axes.set_ylim(min(values) / 1.5, max(values) * 1.5)
+    axes.set_ylim(min(values) / room, max(values) * room)
     axes.yaxis.set_major_locator(LogLocator(subs=subs))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(_number))
@@ -205,7 +205,7 @@ def _number(value: float, _: int) -> str:
     if 0.01 <= value < 1e4:
         return f"{value:g}"
     exponent = math.floor(math.log10(value) + 1e-9)
-    return f"{value / 10**exponent:.0f}e{exponent}"
+    return f"{value / 10**exponent:.2g}e{exponent}"
 
 
 def _legend(axes: Axes, columns: int) -> None:
