@@ -15,9 +15,12 @@ from data.thermal import ThermalSpec
 Share = Annotated[float, Field(ge=0, le=1)]
 Boxes = NDArray[np.float32]
 Labels = NDArray[np.int64]
+Layer = NDArray[np.float32]
 
 MIN_VISIBILITY = 0.3
 """Share of a box that must stay in the picture, else the box goes."""
+_VALID = 1000.0
+"""How far above ``invalid`` the second layer is where a pixel is valid; far for float32, beside 65535."""
 
 
 class AugmentSpec(BaseModel):
@@ -72,47 +75,50 @@ class Augmenter:
             RGB, thermal, boxes and labels; boxes that left the picture are gone.
         """
         seeds = np.random.SeedSequence(seed).generate_state(1 + len(self._pipeline.transforms))
-        warm = self._photometric(self._layers(thermal, rgb.shape[:2]), np.random.default_rng(seeds[0]))
+        warm, valid = self._layers(thermal, rgb.shape[:2])
+        self._photometric(warm, valid, np.random.default_rng(seeds[0]))
         # One seed for all would tie their draws together: bright pictures would always be large.
         for transform, own in zip(self._pipeline.transforms, seeds[1:].tolist(), strict=True):
             transform.set_random_seed(own)
-        changed = self._pipeline(image=rgb, mask=warm, bboxes=boxes, index=np.arange(len(boxes)))
+        changed = self._pipeline(image=rgb, mask=warm, valid=valid, bboxes=boxes, index=np.arange(len(boxes)))
         index = np.array(changed["index"], np.int64)
         kept = np.array(changed["bboxes"], np.float32).reshape(-1, 4)
-        return changed["image"], self._merge(changed["mask"]), kept, labels[index]
+        return changed["image"], self._merge(changed["mask"], changed["valid"]), kept, labels[index]
 
-    def _layers(self, thermal: Image, size: tuple[int, ...]) -> NDArray[np.float32]:
-        """H×W×2 float32 at RGB's size: value, and 1 where it is valid; interpolation keeps the two apart."""
-        valid = thermal != self.thermal_spec.invalid
-        layers = np.empty((*thermal.shape, 2), np.float32)
-        layers[..., 0], layers[..., 1] = thermal, valid
-        if not valid.all():  # any valid value stands in, and is thrown out again by the second layer
-            layers[~valid, 0] = thermal[valid].mean() if valid.any() else 0.0
+    def _layers(self, thermal: Image, size: tuple[int, ...]) -> tuple[Layer, Layer]:
+        """Values, and what tells valid ones, both H×W float32 at RGB's size: interpolation keeps the two apart."""
+        invalid = self.thermal_spec.invalid
+        dead = thermal == invalid
+        warm = thermal.astype(np.float32)
+        valid = np.full(thermal.shape, invalid + _VALID, np.float32)
+        if dead.any():  # any valid value stands in, and is thrown out again by the second layer
+            warm[dead] = warm[~dead].mean() if not dead.all() else 0.0
+            valid[dead] = invalid
         if thermal.shape != size:
-            layers = np.asarray(cv2.resize(layers, (size[1], size[0]), interpolation=cv2.INTER_LINEAR), np.float32)
-        return layers
+            warm, valid = (
+                np.asarray(cv2.resize(layer, (size[1], size[0]), interpolation=cv2.INTER_LINEAR), np.float32)
+                for layer in (warm, valid)
+            )
+        return warm, valid
 
-    def _photometric(self, layers: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    def _photometric(self, warm: Layer, valid: Layer, rng: np.random.Generator) -> None:
         gain = 1 + rng.uniform(-self.spec.thermal_gain, self.spec.thermal_gain)
         shift = rng.uniform(-self.spec.thermal_offset, self.spec.thermal_offset)
-        few = layers[::4, ::4]
-        seen = few[..., 0][few[..., 1] > 0.5]
+        seen = warm[::4, ::4][valid[::4, ::4] > self.thermal_spec.invalid + _VALID / 2]
         if seen.size:
             mean, span = float(seen.mean()), float(seen.max() - seen.min())
-            layers[..., 0] *= gain
-            layers[..., 0] += mean * (1 - gain) + shift * span
-        return layers
+            warm *= gain
+            warm += mean * (1 - gain) + shift * span
 
-    def _merge(self, layers: NDArray[np.float32]) -> Image:
+    def _merge(self, warm: Layer, valid: Layer) -> Image:
         """Back to the spec's dtype; every pixel that touches an invalid one is invalid, no other is."""
         dtype, invalid = self.thermal_spec.dtype, self.thermal_spec.invalid
-        values = np.ascontiguousarray(layers[..., 0])
         if dtype.kind == "u":
             limits = np.iinfo(dtype)
-            values = np.clip(np.rint(values, out=values), limits.min, limits.max, out=values)
-        merged = values.astype(dtype)
+            warm = np.clip(np.rint(warm), limits.min, limits.max)
+        merged = warm.astype(dtype)
         merged[merged == invalid] = invalid + (1 if invalid <= 0 else -1)
-        merged[layers[..., 1] < 1 - 1e-3] = invalid
+        merged[valid < invalid + 0.9995 * _VALID] = invalid
         return merged
 
 
@@ -136,10 +142,10 @@ def _pipeline(spec: AugmentSpec, invalid: float) -> Any:  # noqa: ANN401 - an al
                 interpolation=cv2.INTER_LINEAR,
                 mask_interpolation=cv2.INTER_LINEAR,
                 fill=RGB_PADDING,
-                fill_mask=(invalid, 0.0),
+                fill_mask=invalid,  # for both thermal layers
                 p=1.0,
             )
         )
     steps.append(alb.HorizontalFlip(p=spec.flip))  # also at 0: without any geometry Compose refuses boxes
     boxes = alb.BboxParams("pascal_voc", label_fields=["index"], clip=True, min_visibility=MIN_VISIBILITY)
-    return alb.Compose(steps, bbox_params=boxes)
+    return alb.Compose(steps, bbox_params=boxes, additional_targets={"valid": "mask"})

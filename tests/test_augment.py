@@ -93,7 +93,10 @@ def test_thermal_comes_at_the_size_of_rgb():
     assert np.abs(changed.astype(int) - thermal).mean() < 60
 
 
-@pytest.mark.parametrize("spec", [COUNTS, ThermalSpec(unit="intensity8"), ThermalSpec(unit="celsius")])
+@pytest.mark.parametrize(
+    "spec",
+    [COUNTS, ThermalSpec(unit="counts16", invalid=65535), ThermalSpec(unit="intensity8"), ThermalSpec(unit="celsius")],
+)
 def test_invalid_pixels_stay_apart_from_valid_ones(spec):
     level = 30 if spec.unit == "celsius" else 200
     rgb = np.full((96, 128, 3), 90, np.uint8)
