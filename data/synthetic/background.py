@@ -159,6 +159,6 @@ def _veil(weather: Weather, grid: Grid, x: Field, y: Field) -> Field | None:
         return None
     across, down = (x - weather.sun[0]) * grid.width / grid.height, y - weather.sun[1]
     r2 = across**2 + down**2
-    streak = 0.45 * np.exp(-((across / 0.09) ** 2)) * np.clip(down * 6, 0, 1)
+    streak = 0.35 * np.exp(-((across / 0.09) ** 2)) * np.clip(down * 6, 0, 1)
     light = 1.5 / (1 + r2 / 0.16**2) + 0.12 + streak
     return np.asarray(light[:, :, None] * np.array([1.0, 0.95, 0.84], np.float32), np.float32)

@@ -106,6 +106,6 @@ def make_weather(rng: np.random.Generator, regime: Regime, condition: str) -> We
         condition=condition,
         ambient=rng.uniform(*regime.ambient) - (3.0 if night else 0.0),
         light=rng.uniform(0.06, 0.11) if night else rng.uniform(0.8, 1.05),
-        sun=(rng.uniform(0.15, 0.85), rng.uniform(0.1, 0.45)),
+        sun=(rng.uniform(0.15, 0.85), rng.uniform(0.08, 0.32)),
         sun_heat=rng.uniform(0.5, 2.0) if night else rng.uniform(1.5, 4.5),
     )
