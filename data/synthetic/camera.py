@@ -40,12 +40,10 @@ def expose_rgb(light: Field, weather: Weather, grid: Grid, rng: np.random.Genera
     """Crop the margin away and make H×W×3 uint8 of light: exposure, noise, saturation."""
     edge = slice(grid.margin, -grid.margin or None)
     night = weather.condition == "night"
-    picture = light[edge, edge] * (1.25 if night else 1.0)
-    noise = rng.standard_normal(picture.shape, dtype=np.float32)
-    noise *= 0.03 if night else 0.012
-    picture = picture + noise
-    picture *= 255.0
-    return np.asarray(np.clip(picture, 0, 255), np.uint8)
+    values = rng.standard_normal((grid.height, grid.width, 3), dtype=np.float32)
+    values *= 255 * (0.03 if night else 0.012)
+    values += light[edge, edge] * np.float32(255 * (1.25 if night else 1.0))
+    return np.clip(values, 0, 255, out=values).astype(np.uint8)
 
 
 def view_matrix(

@@ -27,10 +27,12 @@ class Truth:
     """H×W: 0 background, 1 + index into CLASSES."""
 
 
-def _patches(things: Sequence[Thing], weather: Weather, grid: Grid) -> list[tuple[Thing, Patch]]:
+def _patches(
+    things: Sequence[Thing], weather: Weather, grid: Grid, coloured: bool = False
+) -> list[tuple[Thing, Patch]]:
     drawn = []
     for thing in sorted(things, key=lambda t: t.foot):  # the nearer hides the farther
-        patch = Patch(thing, grid.shape, grid.height, grid.margin)
+        patch = Patch(thing, grid.shape, grid.height, grid.margin, coloured)
         if patch.alpha.size:
             DRAW[thing.kind](patch, thing, weather.ambient)
             drawn.append((thing, patch))
@@ -42,7 +44,7 @@ def render_rgb(things: Sequence[Thing], place: Background, weather: Weather, gri
     night = weather.condition == "night"
     light = place.colour.copy()
     glow = np.zeros_like(light) if night else None
-    for thing, patch in _patches(things, weather, grid):
+    for thing, patch in _patches(things, weather, grid, coloured=True):
         area = (patch.rows, patch.columns)
         if not night and thing.kind not in FLAT:
             _shade(light, patch, thing)
@@ -89,10 +91,11 @@ def find_truth(things: Sequence[Thing], weather: Weather, grid: Grid) -> Truth:
         if thing.kind not in CLASSES:
             continue
         kinds[number] = 1 + CLASSES.index(thing.kind)
-        rows, columns = np.nonzero(owner == number)
-        if len(rows) < 12 or len(rows) < VISIBLE * whole[number]:
+        left, top, width, height = cv2.boundingRect((owner == number).view(np.uint8))
+        seen = np.count_nonzero(owner[top : top + height, left : left + width] == number)
+        if seen < 12 or seen < VISIBLE * whole[number]:
             continue
-        boxes.append((columns.min(), rows.min(), columns.max() + 1, rows.max() + 1))
+        boxes.append((left, top, left + width, top + height))
         labels.append(CLASSES.index(thing.kind))
     return Truth(np.array(boxes, np.float32).reshape(-1, 4), np.array(labels, np.int64), kinds[owner])
 

@@ -35,8 +35,12 @@ class Thing:
 class Patch:
     """The piece of picture that one thing covers: premultiplied colour, glow and temperature."""
 
-    def __init__(self, thing: Thing, shape: tuple[int, int], scale: float, origin: float) -> None:
-        """Cut the thing's rectangle out of ``shape`` pixels, ``scale`` pixels a height, margin ``origin``."""
+    def __init__(self, thing: Thing, shape: tuple[int, int], scale: float, origin: float, coloured: bool) -> None:
+        """Cut the thing's rectangle out of ``shape`` pixels, ``scale`` pixels a height, margin ``origin``.
+
+        Only a ``coloured`` patch has colour and glow: they are most of the work.
+        """
+        self._coloured = coloured
         self.pixels = thing.height * scale
         middle, foot = thing.x * scale + origin, thing.foot * scale + origin
         half = thing.aspect * self.pixels / 2 + 2
@@ -48,8 +52,8 @@ class Patch:
         self.y = ((np.arange(top, max(top, bottom), dtype=np.float32) + 0.5 - foot) / self.pixels + 1)[:, None]
         size = (self.y.shape[0], self.x.shape[1])
         self.alpha = np.zeros(size, np.float32)
-        self.colour = np.zeros((*size, 3), np.float32)
-        self.glow = np.zeros((*size, 3), np.float32)
+        self.colour = np.zeros((*size, 3) if coloured else (0, 0, 3), np.float32)
+        self.glow = np.zeros_like(self.colour)
         self.warm = np.zeros(size, np.float32)
 
     def paint(self, distance: Field, colour: Colour, celsius: float, glow: float = 0.0, soft: float = 1.0) -> None:
@@ -58,6 +62,8 @@ class Patch:
         rest = 1 - cover
         self.alpha = self.alpha * rest + cover
         self.warm = self.warm * rest + celsius * cover
+        if not self._coloured:
+            return
         tint = np.array(colour, np.float32)
         self.colour = self.colour * rest[:, :, None] + tint * cover[:, :, None]
         self.glow = self.glow * rest[:, :, None] + tint * (glow * cover[:, :, None])
