@@ -98,7 +98,8 @@ def open_subject(path: Path, provider: str = "cpu") -> Subject:
 
 def _by_session(session: Session) -> Predict:
     def predict(pair: Prepared) -> NDArray[np.float32]:
-        return session.run(pair.rgb[None], pair.thermal[None], pair.present[None])["boxes"][0]
+        boxes: NDArray[np.float32] = session.run(pair.rgb[None], pair.thermal[None], pair.present[None])["boxes"][0]
+        return boxes
 
     return predict
 

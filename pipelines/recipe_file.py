@@ -82,7 +82,8 @@ def _change(content: dict[str, Any], change: str, lines: dict[Location, int]) ->
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         raise DataError(f"--set {change}: '{text}' is not a YAML value") from None
-    *parents, last = [int(part) if part.isdigit() else part for part in place.split(".")]
+    parts: list[Any] = [int(part) if part.isdigit() else part for part in place.split(".")]
+    *parents, last = parts
     at: Any = content
     for key in parents:
         at = _enter(at, key, change)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from data.yaml_file import atomic
 from pipelines.evaluate import Evaluation
-from pipelines.report.run_report import write_run_report
+from pipelines.report.page import write_run_report
 from pipelines.train import read_run, stage_table
 
 EVALUATION, REPORT = "evaluation.json", "report.html"

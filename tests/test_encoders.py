@@ -100,9 +100,8 @@ def test_the_users_own_network(monkeypatch):
         (16, 4, 4),
         (20, 2, 2),
     ]
-    assert {name: [type(m).__name__ for m in ms if list(m.parameters(recurse=False))] for name, ms in encoder.blocks().items()} == {
-        "stem": ["Conv2d"], **{f"blocks.{i}": ["Conv2d"] for i in range(4)}
-    }  # fmt: skip
+    convolutions = {name: sum(isinstance(m, nn.Conv2d) for m in modules) for name, modules in encoder.blocks().items()}
+    assert convolutions == {"stem": 1, "blocks.0": 1, "blocks.1": 1, "blocks.2": 1, "blocks.3": 1}
 
 
 def test_an_own_network_that_does_not_say_its_channels(monkeypatch):

@@ -67,7 +67,7 @@ def test_the_first_layer_is_summed_for_one_channel(arch, tmp_path):
 def test_weights_of_another_architecture_are_refused_and_nothing_is_said_to_be_loaded(tmp_path):
     path = tmp_path / "w.safetensors"
     save_file(whole("resnet18").state_dict(), path)
-    with pytest.raises(FusionError, match="does not fit the encoder: .* have no value"):
+    with pytest.raises(FusionError, match=r"does not fit the encoder: .* have no value"):
         load_encoder_weights(build_encoder("mobilenetv4_conv_small", 3), "mobilenetv4_conv_small", str(path))
 
 
@@ -109,5 +109,5 @@ def test_timms_weights_that_cannot_be_fetched_are_an_error_not_random_weights(mo
     monkeypatch.setattr(timm, "create_model", offline)
     from fusion.weights import _timm_state
 
-    with pytest.raises(FusionError, match="could not be fetched.*weights: null"):
+    with pytest.raises(FusionError, match=r"could not be fetched.*weights: null"):
         _timm_state("resnet18")
