@@ -19,7 +19,7 @@ from data.prepare import InputSpec
 from data.rig import Rig
 from data.thermal import ThermalSpec
 from pipelines.cli import main
-from pipelines.live.run import LiveSettings, run_live
+from pipelines.live.run import LiveSettings, pairing_rules, run_live
 from pipelines.live.sinks import CollectingSink
 from pipelines.live.sources import ScriptedSource
 from pipelines.live.stats import Histogram, LiveStats
@@ -336,7 +336,6 @@ def test_full_disk_is_one_line(tiny_bundle, folders, capsys):
 def test_pairs_of_the_synthetic_recording_are_the_true_ones(synthetic_video):
     from pipelines.live.capture import Capture, stop_all
     from pipelines.live.pairing import Pairer, pair_frames
-    from pipelines.live.run import pairing_rules
     from pipelines.live.sources import open_sources
 
     truth = json.loads((synthetic_video / "truth.json").read_text())
@@ -379,3 +378,18 @@ def test_a_signal_ends_the_run_in_order(tiny_bundle, tmp_path, number):
     assert 1 <= len(lines) == report["answers"] < 20000
     with av.open(str(video)) as container:
         assert sum(1 for _ in container.decode(video=0)) == len(lines)
+
+
+@pytest.mark.parametrize(
+    ("rgb_ms", "thermal_ms", "held"), [(33, 111, "thermal"), (100, 33, "rgb"), (40, 40, "thermal")]
+)
+def test_hold_holds_the_slower_sensor(rgb_ms, thermal_ms, held):
+    sources = {
+        "rgb": ScriptedSource([], period_ns=rgb_ms * MS),
+        "thermal": ScriptedSource([], period_ns=thermal_ms * MS),
+    }
+    rules = pairing_rules(sources, Rig(), LiveSettings(hold=True))
+    assert rules.hold == held
+    assert rules.max_skew_ns == (max(rgb_ms, thermal_ms) * MS) // 2 + MS
+    assert pairing_rules(sources, Rig(), LiveSettings(max_skew_ns=5)).max_skew_ns == 5
+    assert pairing_rules(sources, Rig(), LiveSettings()).hold is None
