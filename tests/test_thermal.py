@@ -37,9 +37,7 @@ def test_a_range_narrower_than_min_span_is_refused():
     [(np.zeros((4, 4), np.uint8), "uint8"), (np.zeros((4, 4, 3), np.uint16), "uint16 with 3 channels")],
 )
 def test_require_names_file_found_and_expected(image, found):
-    with pytest.raises(
-        DataError, match=rf"^a\.png: thermal is {found}, but unit 'counts16' means one channel"
-    ):
+    with pytest.raises(DataError, match=rf"^a\.png: thermal is {found}, but unit 'counts16' means one channel"):
         ThermalSpec(unit="counts16").require(image, "a.png")
 
 
