@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from data.augment import AugmentSpec
 
+from data.augment import AugmentSpec
 from data.errors import DataError
 from data.yaml_file import Location, read_yaml, validate
 from fusion.recipe import Recipe

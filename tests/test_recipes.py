@@ -1,0 +1,134 @@
+"""Recipes on disk: every shipped one is sound, and a wrong one is told in one line with its place."""
+
+import pytest
+import yaml
+
+from data.errors import DataError
+from pipelines.cli import main
+from pipelines.recipe_file import dump_recipe, load_recipe, shipped
+from pipelines.train import stage_table
+
+
+@pytest.mark.parametrize("name", sorted(shipped()))
+def test_every_shipped_recipe_plans_its_stages(name):
+    recipe = load_recipe(name)
+    table, counts = stage_table(recipe)
+    for stage in recipe.stages:
+        assert f"{stage.name}: {stage.epochs} epochs" in table
+    assert sum(counts.values()) > 1e6
+
+
+def labelled_epochs(name):
+    return sum(stage.epochs for stage in load_recipe(name).stages if stage.objective == "task")
+
+
+@pytest.mark.parametrize("name", ["staged", "demo"])
+def test_single_sensor_baselines_have_the_same_labelled_epochs_encoder_and_head(name):
+    prefix = "" if name == "staged" else "demo-"
+    whole = load_recipe(name)
+    for sensor in ("rgb", "thermal"):
+        alone = load_recipe(f"{prefix}{sensor}-only")
+        assert labelled_epochs(f"{prefix}{sensor}-only") == labelled_epochs(name)
+        assert alone.model.sensors == (sensor,)
+        assert (alone.model.rgb, alone.model.thermal, alone.model.head) == (
+            whole.model.rgb,
+            whole.model.thermal,
+            whole.model.head,
+        )
+        assert (alone.augment, alone.batch, alone.model.size) == (whole.augment, whole.batch, whole.model.size)
+
+
+def test_a_resolved_recipe_reads_back_as_itself(tmp_path):
+    path = tmp_path / "again.yaml"
+    path.write_text(dump_recipe(load_recipe("staged", ["batch=3"])))
+    assert load_recipe(str(path)) == load_recipe("staged", ["batch=3"])
+
+
+def test_changes_from_the_command_line():
+    recipe = load_recipe(
+        "staged", ["stages.0.epochs=2", "model.blend.anchor=thermal", "model.rgb.weights=null", "augment.flip=0"]
+    )
+    assert recipe.stages[0].epochs == 2
+    assert recipe.model.blend.anchor == "thermal"
+    assert recipe.model.rgb.weights is None
+    assert recipe.augment.flip == 0
+
+
+def test_a_variant_changes_its_parent_key_by_key(tmp_path):
+    (tmp_path / "base.yaml").write_text(dump_recipe(load_recipe("staged")))
+    child = tmp_path / "child.yaml"
+    child.write_text("extends: base\nabout: mine\nmodel:\n  head: {width: 32}\n")
+    assert load_recipe(str(child)).model.head.width == 32
+    assert load_recipe(str(child)).model.rgb == load_recipe("staged").model.rgb
+
+
+def test_a_recipe_that_extends_itself_is_refused(tmp_path):
+    path = tmp_path / "loop.yaml"
+    path.write_text("extends: loop\nabout: x\n")
+    with pytest.raises(DataError, match="extends itself"):
+        load_recipe(str(path))
+
+
+def change(**fields):
+    def apply(recipe):
+        for place, value in fields.items():
+            at = recipe
+            *parents, last = place.split("__")
+            for key in parents:
+                at = at[int(key)] if key.isdigit() else at[key]
+            at[last] = value
+
+    return apply
+
+
+BROKEN = {
+    "unknown key": (change(stages__1__epoch=3), "unknown key 'stages.1.epoch'; did you mean 'epochs'?"),
+    "rate below zero": (change(stages__0__groups__0__lr=-1), "stages.0.groups.0.lr"),
+    "unknown blend": (change(model__blend={"kind": "magic"}), "unknown blend 'magic'; one of zero_residual, concat"),
+    "unknown head": (change(model__head={"kind": "magic"}), "unknown head 'magic'; one of detect"),
+    "unknown objective": (change(stages__0__objective="magic"), "unknown objective 'magic'; one of task, autoencode"),
+    "no stages": (change(stages=[]), "stages"),
+    "canvas not of 32": (change(model__size=[100, 100]), "model.size.0"),
+    "sensor left out": (change(model__sensors=["thermal"]), "which model.sensors leaves out"),
+    "two of a name": (change(stages__1__name="rgb-task"), "two stages have one name"),
+    "weights unsaid": (lambda recipe: recipe["model"]["rgb"].pop("weights"), "'model.rgb.weights' is missing"),
+}
+
+
+@pytest.mark.parametrize("case", list(BROKEN))
+def test_a_broken_recipe_is_one_line_with_file_and_field(case, tmp_path, capsys):
+    spoil, words = BROKEN[case]
+    content = yaml.safe_load(dump_recipe(load_recipe("staged")))
+    spoil(content)
+    path = tmp_path / "broken.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    assert main(["recipe", "show", str(path)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"rgbt: error: {path}") and words in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["show", "nonsense"], "no recipe 'nonsense': expected the path of a YAML file, or one of demo"),
+        (["show", "staged", "--set", "batch"], "expected key=value"),
+        (["show", "staged", "--set", "stages.9.epochs=1"], "there is no '9' to enter"),
+        (["show", "staged", "--set", "batch.size=1"], "'batch' is a single value"),
+        (["show", "staged", "--set", "stages.0.groups.0.match=rgb.blocks.7"], "matches nothing; near: rgb.blocks"),
+    ],
+)
+def test_a_wrong_call_is_one_line(arguments, words, capsys):
+    assert main(["recipe", *arguments]) == 1
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1
+
+
+def test_list_and_show(capsys):
+    assert main(["recipe", "list"]) == 0
+    assert "staged " in capsys.readouterr().out
+    assert main(["recipe", "show", "staged"]) == 0
+    out = capsys.readouterr().out
+    assert "thermal-pretrain: 10 epochs, autoencode" in out and "frozen  rgb[stem,0,1,2,3]" in out
+    assert main(["recipe", "show", "staged", "--names"]) == 0
+    assert "thermal.blocks.3" in capsys.readouterr().out
