@@ -1,0 +1,184 @@
+"""kill -9 at any moment, then resume: the same final weights, bit for bit, as a run never stopped."""
+
+import json
+import multiprocessing
+import os
+import signal
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from data.card import DatasetCard
+from data.errors import DataError
+from fusion import trainer
+from fusion.checkpoint import Checkpoints, load_model
+from fusion.errors import FusionError
+from pipelines.cli import main
+from pipelines.recipe_file import load_recipe
+from pipelines.train import train
+
+RECIPE = """
+about: small, with every kind of stage
+model:
+  size: [64, 96]
+  rgb: {arch: test_resnet, weights: null}
+  thermal: {arch: test_resnet}
+  head: {width: 16}
+batch: 4
+stages:
+  - {name: rgb-task, sensors: [rgb], epochs: 2, groups: [{match: "rgb.*|head", lr: 2.0e-3}]}
+  - {name: pretrain, objective: autoencode, epochs: 2, groups: [{match: "thermal.*|objective", lr: 2.0e-3}]}
+  - name: all
+    epochs: 2
+    modality_dropout: 0.4
+    groups: [{match: "rgb.*", lr: 1.0e-3, layer_decay: 0.7}, {match: "*", lr: 2.0e-3}]
+"""
+STEPS = 3  # of a labelled epoch: 12 pairs in batches of 4
+
+
+@pytest.fixture(scope="module")
+def recipe_path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("recipe") / "small.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def spawn():
+    """Run a function in a fresh process that has torch loaded already; return its exit code."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pipelines.train", "data.augment", "albumentations", "torchmetrics.detection"])
+
+    def run(*arguments):
+        process = context.Process(target=train_until, args=arguments)
+        process.start()
+        process.join()
+        return process.exitcode
+
+    return run
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def train_until(recipe_path, card, out, workers, resume, event, count):
+    """Train, and die of SIGKILL when ``event`` happens for the ``count``-th time: step, saving, saved, or never."""
+    torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)  # so that workers notice when their parent is killed
+    seen = {"step": 0, "saving": 0, "saved": 0}
+
+    def happens(name):
+        seen[name] += 1
+        if name == event and seen[name] == count:
+            die()
+
+    step, save, save_file = trainer.Trainer._step, Checkpoints.save, torch.save
+
+    def counted_step(self, *arguments):
+        happens("step")
+        return step(self, *arguments)
+
+    def counted_save(self, *arguments):
+        save(self, *arguments)
+        happens("saved")
+
+    def half_saved(content, path):
+        path.write_bytes(b"half of it")
+        happens("saving")
+        save_file(content, path)
+
+    trainer.Trainer._step, Checkpoints.save, torch.save = counted_step, counted_save, half_saved
+    recipe = load_recipe(str(recipe_path), [f"workers={workers}"])
+    train(recipe, "small", DatasetCard.load(card), out, resume=resume, accelerator="cpu")
+
+
+def outcome(run):
+    """Weights, and the history without what a clock measured."""
+    history = json.loads((run / "history.json").read_text())
+    timed = ("seconds", "pairs_per_s")
+    return load_file(run / "model" / "weights.safetensors"), [
+        {k: v for k, v in r.items() if k not in timed} for r in history
+    ]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(recipe_path, synthetic_card, spawn, tmp_path_factory):
+    run = tmp_path_factory.mktemp("whole") / "run"
+    assert spawn(recipe_path, synthetic_card, run, 0, False, "never", 0) == 0
+    return outcome(run)
+
+
+# Checkpoints are saved at each stage's entry and after each epoch: 1 2 3 | 4 5 6 | 7 8 9.
+MOMENTS = {
+    "inside the first epoch": ("step", 2),
+    "inside an epoch": ("step", STEPS + 2),
+    "while a checkpoint is written": ("saving", 3),
+    "before a stage boundary": ("step", 2 * STEPS),
+    "at a stage boundary": ("saved", 3),
+    "after a stage boundary": ("saved", 4),
+    "inside a pretraining epoch": ("step", 2 * STEPS + 7),
+    "in the last epoch": ("step", 2 * STEPS + 2 * 5 + STEPS + 1),
+    "after the last epoch": ("saved", 9),
+}
+
+
+CASES = [(m, 0) for m in MOMENTS] + [(m, 2) for m in ("inside an epoch", "at a stage boundary", "in the last epoch")]
+
+
+@pytest.mark.parametrize(("moment", "workers"), CASES)
+def test_a_killed_run_resumes_to_the_same_bits(
+    moment, workers, recipe_path, synthetic_card, spawn, uninterrupted, tmp_path
+):
+    run = tmp_path / "run"
+    event, count = MOMENTS[moment]
+    assert spawn(recipe_path, synthetic_card, run, workers, False, event, count) == -signal.SIGKILL
+    started = (run / "checkpoints").exists()
+    assert spawn(recipe_path, synthetic_card, run, workers, started, "never", 0) == 0
+    weights, history = outcome(run)
+    expected, expected_history = uninterrupted
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(weights[name], expected[name]) for name in weights)
+    assert history == expected_history
+
+
+def test_what_is_kept_and_that_a_finished_run_loads(recipe_path, synthetic_card, spawn, tmp_path):
+    run = tmp_path / "run"
+    assert spawn(recipe_path, synthetic_card, run, 0, False, "never", 0) == 0
+    kept = {path.name for path in (run / "checkpoints").iterdir()}
+    assert {"s00-e002", "s01-e002", "s02-e001", "s02-e002"} <= kept  # each stage's end, and the last two
+    assert len(kept) <= 6
+    model = load_model(run)
+    assert not model.training and model.config.classes
+
+
+def test_a_run_is_never_overwritten_and_never_resumed_with_another_recipe(
+    recipe_path, synthetic_card, tmp_path, capsys
+):
+    run = tmp_path / "run"
+    base = ["train", str(recipe_path), "--data", str(synthetic_card), "--out", str(run), "--accelerator", "cpu"]
+    (run / "checkpoints").mkdir(parents=True)
+    assert main(base) == 1
+    assert "holds a run already; go on with it by --resume" in capsys.readouterr().err
+    assert main([*base, "--resume"]) == 1
+    assert "no run to resume there" in capsys.readouterr().err
+    (run / "recipe.yaml").write_text("about: another\n")
+    assert main([*base, "--resume"]) == 1
+    assert "started with another recipe" in capsys.readouterr().err
+
+
+def test_an_unfinished_run_has_no_model_to_load(tmp_path):
+    (tmp_path / "run").mkdir()
+    with pytest.raises(FusionError, match="no finished model there"):
+        load_model(tmp_path / "run")
+    with pytest.raises(FusionError, match="no such run"):
+        load_model(tmp_path / "nowhere")
+
+
+def test_a_card_whose_training_pairs_lack_labels_is_one_line(recipe_path, synthetic_card, tmp_path):
+    card = DatasetCard.load(synthetic_card)
+    swapped = card.model_copy(update={"splits": {**card.splits, "train": card.splits["unlabelled"]}})
+    swapped._path = card.path
+    with pytest.raises(DataError, match=r"6 pairs of split 'train' have no labels"):
+        train(load_recipe(str(recipe_path)), "small", swapped, tmp_path / "run", accelerator="cpu")
