@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from typing import Any
 
-from data.dataset import PairDataset, collate
 from torch.utils.data import DataLoader, Sampler
 
 from data.card import DatasetCard
+from data.dataset import PairDataset, collate
 from data.errors import DataError
 from fusion.seeds import derive, permutation
 from pipelines.recipe_file import TrainRecipe
