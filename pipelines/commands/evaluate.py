@@ -19,9 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--without", action="append", choices=("rgb", "thermal"), help="only the row without this sensor"
     )
-    parser.add_argument(
-        "--beside", nargs="+", type=Path, default=[], metavar="RUN", help="other runs to compare"
-    )
+    parser.add_argument("--beside", nargs="+", type=Path, default=[], metavar="RUN", help="other runs to compare")
     parser.add_argument("--examples", type=int, default=8, help="pictures in the report of a run (default: 8)")
     parser.add_argument("--provider", default="cpu", choices=("cpu", "cuda", "tensorrt"), help="for a bundle")
     parser.add_argument("--json", action="store_true")
