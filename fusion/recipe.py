@@ -100,4 +100,4 @@ class Recipe(_Section):
 
     def sensors_of(self, stage: Stage) -> tuple[Sensor, ...]:
         """The sensors that a stage uses."""
-        return stage.sensors or self.model.sensors
+        return stage.sensors or (("thermal",) if stage.objective == "autoencode" else self.model.sensors)

@@ -222,7 +222,7 @@ class Trainer:
 
 
 def _scalars(terms: dict[str, Tensor]) -> dict[str, float]:
-    return {name: float(value) for name, value in terms.items() if value.dim() == 0}
+    return {name: value.item() for name, value in terms.items() if value.dim() == 0}
 
 
 def _line(row: Row, stage: Stage, best_epoch: int) -> str:

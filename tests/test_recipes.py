@@ -22,9 +22,9 @@ def labelled_epochs(name):
     return sum(stage.epochs for stage in load_recipe(name).stages if stage.objective == "task")
 
 
-@pytest.mark.parametrize("name", ["staged", "demo"])
+@pytest.mark.parametrize("name", ["staged", "staged-night", "demo"])
 def test_single_sensor_baselines_have_the_same_labelled_epochs_encoder_and_head(name):
-    prefix = "" if name == "staged" else "demo-"
+    prefix = "demo-" if name == "demo" else ""
     whole = load_recipe(name)
     for sensor in ("rgb", "thermal"):
         alone = load_recipe(f"{prefix}{sensor}-only")

@@ -1,0 +1,183 @@
+"""The journeys as a user types them, through the real main(), on a tiny model for a few steps."""
+
+import json
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from data.card import DatasetCard
+from data.pairs import load_pair
+from data.prepare import Preparer
+from export.bundle import read_bundle
+from export.session import Session
+from pipelines.cli import main
+from pipelines.demo import run_demo
+
+SMALL = [
+    "--set", "model.size=[64,96]", "--set", "model.rgb.arch=test_resnet", "--set", "model.rgb.weights=null",
+    "--set", "model.thermal.arch=test_resnet", "--set", "model.head.width=16", "--set", "workers=0", "--set", "batch=4",
+    *[word for i in range(5) for word in ("--set", f"stages.{i}.epochs=1")],
+]  # fmt: skip
+TIMES = {"rgb-only": 1, "thermal-only": 2}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def trained(synthetic_card, tmp_path_factory):
+    """Folder with the runs staged, rgb-only and thermal-only, and a bundle."""
+    home = tmp_path_factory.mktemp("journey")
+    for name, stages in {"staged": 5, **TIMES}.items():
+        keep = SMALL[: len(SMALL) - 2 * (5 - stages)]
+        arguments = ["train", name, "--data", str(synthetic_card), "--out", str(home / name), "--accelerator", "cpu"]
+        assert main([*arguments, *keep]) == 0
+    assert main(["export", str(home / "staged"), "--out", str(home / "bundle")]) == 0
+    return home
+
+
+def test_a_run_tells_what_was_frozen_when(trained):
+    history = json.loads((trained / "staged" / "history.json").read_text())
+    frozen = {row["stage"]: row["frozen"] for row in history}
+    assert "thermal.stem" in frozen["rgb-task"] and "head" not in frozen["rgb-task"]
+    assert "rgb.stem" in frozen["thermal-pretrain"] and "thermal.stem" not in frozen["thermal-pretrain"]
+    assert {"rgb.blocks.3", "thermal.blocks.3"} <= set(frozen["fuse"])
+    assert "rgb.blocks.3" not in frozen["unfreeze-last"] and "rgb.blocks.2" in frozen["unfreeze-last"]
+    assert frozen["all"] == []
+    assert all(np.isfinite(row["val_loss"]) for row in history)
+    assert [row["epoch"] for row in history] == [0, 1] * 5  # each stage begins with a validation at its entry
+
+
+def test_evaluate_writes_the_report_with_single_sensor_rows(trained, synthetic_card, capsys):
+    others = [str(trained / "rgb-only"), str(trained / "thermal-only")]
+    call = ["evaluate", str(trained / "staged"), "--data", str(synthetic_card), "--split", "test", "--beside", *others]
+    assert main([*call, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    names = [row["name"] for row in result["rows"]]
+    assert names == ["fused", "fused, rgb absent", "fused, thermal absent", "rgb only", "thermal only"]
+    assert result["pairs"] == 6 and all(0 <= row["ap50"] <= 1 for row in result["rows"])
+    page = (trained / "staged" / "report.html").read_text()
+    assert "thermal-pretrain" in page and "rgb only" in page and "data:image" in page
+    assert main(call) == 0
+    assert "AP50" in capsys.readouterr().out
+
+
+def test_a_bundle_is_measured_as_its_run_is(trained, synthetic_card, capsys):
+    rows = []
+    for subject in ("staged", "bundle"):
+        assert main(["evaluate", str(trained / subject), "--data", str(synthetic_card), "--json"]) == 0
+        rows.append(json.loads(capsys.readouterr().out)["rows"])
+    for of_run, of_bundle in zip(*rows, strict=True):
+        assert of_run["name"] == of_bundle["name"]
+        assert of_run["ap50"] == pytest.approx(of_bundle["ap50"], abs=1e-3)
+
+
+def test_verify_and_live_on_the_bundle_give_what_evaluate_measures(trained, synthetic_card, tmp_path, capsys):
+    """Proof of truth: live on two folders answers, frame by frame, as the session does on the same prepared pairs."""
+    assert main(["verify", str(trained / "bundle")]) == 0
+    card = DatasetCard.load(synthetic_card)
+    samples = card.samples("test")
+    folders = {"rgb": tmp_path / "rgb", "thermal": tmp_path / "thermal"}
+    for sensor, folder in folders.items():
+        folder.mkdir()
+        for sample in samples:
+            source = getattr(sample, sensor)
+            (folder / source.name).write_bytes(source.read_bytes())
+    lines = tmp_path / "out.jsonl"
+    call = ["live", str(trained / "bundle"), "--rgb", str(folders["rgb"]), "--thermal", str(folders["thermal"])]
+    assert main([*call, "--score", "0", "--jsonl", str(lines), "--save", str(tmp_path / "out.mkv")]) == 0
+    capsys.readouterr()
+    answers = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert len(answers) == len(samples)
+    preparer, session = Preparer(card.inputs(), card.load_rig()), Session(read_bundle(trained / "bundle"))
+    for sample, answer in zip(sorted(samples, key=lambda s: s.id), answers, strict=True):
+        pair, _ = load_pair(sample, preparer)
+        expected = session.run(pair.rgb[None], pair.thermal[None], pair.present[None])["boxes"][0]
+        expected = expected[expected[:, 4] > 0]
+        assert len(answer["boxes"]) == len(expected) > 0
+        assert np.abs(np.array([b["score"] for b in answer["boxes"]]) - expected[:, 4]).max() <= 1e-4
+        height, width = pair.rgb.shape[:2]
+        inside = np.clip(expected[:, :4], 0, [width, height, width, height])
+        found = np.clip(np.array([b["box"] for b in answer["boxes"]]), 0, [width, height, width, height])
+        assert np.abs(found - inside).max() <= 0.1
+
+
+def test_the_demo_from_nothing_and_again(tmp_path):
+    said = []
+    changes = [word for word in SMALL if word != "--set"]
+    changes = [c for c in changes if not c.startswith(("stages", "model.rgb.weights"))] + ["stages.0.epochs=1"]
+    pairs = {"train": 8, "val": 4, "test": 4, "unlabelled": 4}
+    result = run_demo(tmp_path / "demo", 0, changes, said.append, pairs=pairs).as_json()
+    keys = ["ap50.rgb_only", "ap50.thermal_only", "ap50.fused", "parity_max_abs", "live_fps", "model_fps"]
+    assert all(np.isfinite(result[key]) for key in keys)
+    assert result["parity_max_abs"] <= 1e-4 and result["live_fps"] > 0
+    for key in ("report", "bundle", "video"):
+        assert (tmp_path / "demo").joinpath(result[key]).exists()
+    said.clear()
+    run_demo(tmp_path / "demo", 0, changes, said.append, pairs=pairs)
+    assert said.count("trained already") == 3
+
+
+def test_pretrained_rgb_weights_from_a_local_file(synthetic_card, tmp_path, capsys):
+    path = tmp_path / "rgb.safetensors"
+    save_file(timm.create_model("test_resnet", num_classes=5).state_dict(), path)
+    base = [
+        "train",
+        "staged",
+        "--data",
+        str(synthetic_card),
+        "--out",
+        str(tmp_path / "run"),
+        "--accelerator",
+        "cpu",
+        *SMALL,
+    ]
+    assert main([*base, "--set", f"model.rgb.weights={path}"]) == 0
+    captured = capsys.readouterr()
+    assert f"{path}: loaded" in captured.out + captured.err
+
+
+WRONG = {
+    "weights that do not fit": (["--set", "model.rgb.weights={other}"], "does not fit the encoder"),
+    "weights that are not there": (["--set", "model.rgb.weights=nowhere.pth"], "nowhere.pth: no such weights file"),
+    "unknown key": (["--set", "model.colour=red"], "unknown key 'model.colour'"),
+    "pattern that matches nothing": (["--set", "stages.0.groups.0.match=nothing.*"], "matches nothing"),
+}
+
+
+@pytest.mark.parametrize("case", list(WRONG))
+def test_a_wrong_call_of_train_is_one_line_and_leaves_nothing(case, synthetic_card, tmp_path, capsys):
+    other = tmp_path / "other.safetensors"
+    save_file({"conv.weight": torch.zeros(1, 1, 1, 1)}, other)
+    changes, words = WRONG[case]
+    out = tmp_path / "run"
+    changes = [word.format(other=other) for word in changes]
+    code = main(
+        ["train", "staged", "--data", str(synthetic_card), "--out", str(out), "--accelerator", "cpu", *SMALL, *changes]
+    )
+    error = capsys.readouterr().err
+    assert code == 1 and words in error and error.count("\n") == 1
+    assert not out.exists()
+
+
+def test_a_model_is_not_measured_on_cameras_of_another_size(trained, synthetic_card, tmp_path, capsys):
+    card = DatasetCard.load(synthetic_card)
+    other = card.model_copy(update={"root": str(card.folder.resolve()), "rgb_size": (128, 192)})
+    other = other.model_copy(update={"splits": {k: v for k, v in card.splits.items() if v.file is None}})
+    other.save(tmp_path / "card.yaml")
+    assert main(["evaluate", str(trained / "bundle"), "--data", str(tmp_path / "card.yaml")]) == 1
+    error = capsys.readouterr().err
+    assert "rgb_size is (128, 192)" in error and error.count("\n") == 1
+
+
+def test_something_that_is_neither_run_nor_bundle(synthetic_card, tmp_path, capsys):
+    assert main(["evaluate", str(tmp_path), "--data", str(synthetic_card)]) == 1
+    assert "neither a bundle" in capsys.readouterr().err
