@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 import json
 import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     rows = [dataclasses.asdict(measure(session, batch, args.seconds)) for batch in args.batch]
     session.close()
     answer: dict[str, Any] = {
-        "command": shlex.join(["rgbt", *sys.argv[1:]]),
+        "command": _command(args),
         "machine": machine(),
         "bundle": str(args.bundle),
         "inputs": {name: list(shape) for name, shape in bundle.info.inputs.shapes().items()},
@@ -57,6 +56,14 @@ def run(args: argparse.Namespace) -> int:
         live = measure_live(args.bundle, args.engine, args.provider, args.threads)
     print(json.dumps({**answer, **live}, indent=2) if args.json else "\n".join(_table(answer, live)))
     return 0
+
+
+def _command(args: argparse.Namespace) -> str:
+    """The words that measure the same again."""
+    words = ["rgbt", "bench", str(args.bundle), "--batch", *map(str, args.batch), "--seconds", f"{args.seconds:g}"]
+    words += ["--engine", args.engine, "--provider", args.provider]
+    words += ["--threads", str(args.threads)] if args.threads else []
+    return shlex.join([*words, *(["--live"] if args.live else [])])
 
 
 def _table(answer: dict[str, Any], live: dict[str, Any]) -> list[str]:
