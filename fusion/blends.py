@@ -32,17 +32,12 @@ class ZeroResidual(nn.Module):
         self.other = nn.Conv2d(thermal if anchor == "rgb" else rgb, self.channels, 1, bias=False)
         nn.init.zeros_(self.other.weight)
 
-    def forward(self, rgb: Tensor | None, thermal: Tensor | None, present: Tensor) -> Tensor:
-        """[B,C,h,w] each, or None when no sample of the batch has the sensor; ``present`` [B,2]."""
+    def forward(self, rgb: Tensor, thermal: Tensor, present: Tensor) -> Tensor:
+        """[B,C,h,w] of each sensor and ``present`` [B,2] → [B,anchor's C,h,w]."""
+        rgb, thermal = cut(rgb, present[:, 0]), cut(thermal, present[:, 1])
         anchor, other = (rgb, thermal) if self.anchor == "rgb" else (thermal, rgb)
-        anchor_there, other_there = (
-            (present[:, 0], present[:, 1]) if self.anchor == "rgb" else (present[:, 1], present[:, 0])
-        )
-        if other is None:
-            assert anchor is not None
-            return cut(anchor, anchor_there)
-        added: Tensor = self.other(cut(other, other_there))
-        return added if anchor is None else cut(anchor, anchor_there) + added
+        added: Tensor = self.other(other)
+        return anchor + added
 
 
 class Concat(nn.Module):
@@ -50,23 +45,15 @@ class Concat(nn.Module):
 
     def __init__(self, rgb: int, thermal: int, anchor: Anchor) -> None:
         super().__init__()
-        self.widths = (rgb, thermal)
         self.channels = rgb if anchor == "rgb" else thermal
-        self.mix = nn.Conv2d(rgb + thermal, self.channels, 1)
-        nn.init.zeros_(self.mix.bias) if self.mix.bias is not None else None
+        self.mix = nn.Conv2d(rgb + thermal, self.channels, 1, bias=False)
         first = 0 if anchor == "rgb" else rgb
         with torch.no_grad():
             self.mix.weight[:, first : first + self.channels, 0, 0] += torch.eye(self.channels)
 
-    def forward(self, rgb: Tensor | None, thermal: Tensor | None, present: Tensor) -> Tensor:
+    def forward(self, rgb: Tensor, thermal: Tensor, present: Tensor) -> Tensor:
         """As ZeroResidual.forward."""
-        there = rgb if rgb is not None else thermal
-        assert there is not None
-        empty = [there.new_zeros((there.shape[0], width, *there.shape[2:])) for width in self.widths]
-        parts = [
-            empty[i] if features is None else cut(features, present[:, i]) for i, features in enumerate((rgb, thermal))
-        ]
-        mixed: Tensor = self.mix(torch.cat(parts, 1))
+        mixed: Tensor = self.mix(torch.cat([cut(rgb, present[:, 0]), cut(thermal, present[:, 1])], 1))
         return mixed
 
 

@@ -161,7 +161,7 @@ class FusionModel(nn.Module):
             present: as forward.
             keep: float32 [B,2] in {0, 1}: modality dropout, acting at the blend so that no filler enters an
                 encoder's statistics.
-            sensors: sensors to use at all; the other's encoder is not run.
+            sensors: sensors to use at all; the features of one alone go straight to the head.
         """
         features: dict[str, list[Tensor]] = {}
         if self.rgb is not None and "rgb" in sensors:
@@ -178,14 +178,24 @@ class FusionModel(nn.Module):
         return canvas
 
     def _join(self, features: dict[str, list[Tensor]], there: Tensor) -> list[Tensor]:
-        if not self.blend:
-            return next(iter(features.values()))
-        pairs = zip(
-            features.get("rgb", [None] * len(self.blend)),
-            features.get("thermal", [None] * len(self.blend)),
-            strict=True,
-        )
-        return [blend(rgb, thermal, there) for blend, (rgb, thermal) in zip(self.blend, pairs, strict=True)]
+        if len(features) == 1:
+            return self._alone(*features.items())
+        return [
+            blend(rgb, thermal, there)
+            for blend, rgb, thermal in zip(self.blend, features["rgb"], features["thermal"], strict=True)
+        ]
+
+    def _alone(self, only: tuple[str, list[Tensor]]) -> list[Tensor]:
+        """One sensor goes straight to the head: through a blend that starts at zero no gradient would reach it."""
+        sensor, features = only
+        wanted = [blend.channels for blend in self._joints()] or [f.shape[1] for f in features]
+        if [f.shape[1] for f in features] != wanted:
+            raise FusionError(
+                f"a stage with {sensor} alone trains it straight into the head, but its features have "
+                f"{[f.shape[1] for f in features]} channels and the head takes {wanted}, those of the anchor; give both "
+                "branches one architecture, or anchor the blend on " + sensor
+            )
+        return features
 
     def answer(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
         """Decode head maps, in pixels of the RGB frame."""

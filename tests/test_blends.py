@@ -55,18 +55,6 @@ def test_an_absent_sensor_leaves_no_trace_in_answer_or_gradients(kind, anchor, a
         assert torch.equal(found, wanted)
 
 
-@pytest.mark.parametrize("anchor", ["rgb", "thermal"])
-@pytest.mark.parametrize("absent", [0, 1])
-def test_a_sensor_that_is_not_run_equals_one_that_is_absent(kind, anchor, absent):
-    blend = build(kind, anchor)
-    rgb, thermal = torch.randn(2, 8, 3, 3), torch.randn(2, 6, 3, 3)
-    present = torch.ones(2, 2)
-    present[:, absent] = 0
-    cut = blend(rgb, thermal, present)
-    skipped = blend(None if absent == 0 else rgb, None if absent == 1 else thermal, present)
-    assert torch.equal(cut, skipped)
-
-
 def test_presence_is_per_sample(kind):
     blend = build(kind)
     rgb, thermal = torch.randn(3, 8, 3, 3), torch.randn(3, 6, 3, 3)

@@ -90,6 +90,24 @@ def test_a_fresh_zero_residual_answers_as_its_anchor_alone(anchor):
         assert torch.equal(fused.answer(fused.maps(rgb, thermal, both, sensors=(anchor,)))["boxes"], expected)
 
 
+def test_a_stage_with_one_sensor_reaches_that_encoder_whatever_the_anchor():
+    """Through a zero-initialised blend alone, batch-norm and ReLU would see a constant and pass no gradient."""
+    for anchor in ("rgb", "thermal"):
+        model, _ = build_model(config(blend=Blend(anchor=anchor)), 0)
+        for sensor in ("rgb", "thermal"):
+            model.zero_grad()
+            model.train()
+            sum(v.sum() for v in model.maps(*batch(), sensors=(sensor,)).values()).backward()
+            first = next(model.encoders[sensor].parameters())
+            assert first.grad is not None and first.grad.abs().sum() > 0
+
+
+def test_a_sensor_alone_needs_the_heads_width():
+    model, _ = build_model(config(thermal=ThermalEncoder(arch="resnet10t")), 0)
+    with pytest.raises(FusionError, match="a stage with thermal alone"):
+        model.maps(*batch(), sensors=("thermal",))
+
+
 def test_modality_dropout_acts_at_the_blend_and_not_before():
     """A sensor dropped for a sample leaves every encoder's batch-norm statistics as if it were there."""
     kept, dropped = (scrambled(build_model(config(), 0)[0]).train() for _ in range(2))
