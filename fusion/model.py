@@ -188,12 +188,12 @@ class FusionModel(nn.Module):
     def _alone(self, only: tuple[str, list[Tensor]]) -> list[Tensor]:
         """One sensor goes straight to the head: through a blend that starts at zero no gradient would reach it."""
         sensor, features = only
-        wanted = [blend.channels for blend in self._joints()] or [f.shape[1] for f in features]
-        if [f.shape[1] for f in features] != wanted:
+        widths = [f.shape[1] for f in features]
+        wanted = [blend.channels for blend in self._joints()] or widths
+        if widths != wanted:
             raise FusionError(
-                f"a stage with {sensor} alone trains it straight into the head, but its features have "
-                f"{[f.shape[1] for f in features]} channels and the head takes {wanted}, those of the anchor; give both "
-                "branches one architecture, or anchor the blend on " + sensor
+                f"a stage with {sensor} alone trains it straight into the head, but its features have {widths} channels "
+                f"and the head takes {wanted}, the anchor's; give both branches one architecture, or anchor on {sensor}"
             )
         return features
 
