@@ -1,5 +1,6 @@
 """Generated data that several tests share; nothing is checked in."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ from data.synthetic.video import write_video
 
 if TYPE_CHECKING:
     from fusion.model import FusionModel
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as pipelines.cli does; torch is not loaded yet
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
