@@ -192,8 +192,8 @@ class FusionModel(nn.Module):
         wanted = [blend.channels for blend in self._joints()] or widths
         if widths != wanted:
             raise FusionError(
-                f"a stage with {sensor} alone trains it straight into the head, but its features have {widths} channels "
-                f"and the head takes {wanted}, the anchor's; give both branches one architecture, or anchor on {sensor}"
+                f"a stage with {sensor} alone trains it straight into the head, but its features have {widths} "
+                f"channels and the head takes {wanted}, the anchor's; give both branches one architecture, or anchor on {sensor}"
             )
         return features
 
