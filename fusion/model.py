@@ -193,7 +193,8 @@ class FusionModel(nn.Module):
         if widths != wanted:
             raise FusionError(
                 f"a stage with {sensor} alone trains it straight into the head, but its features have {widths} "
-                f"channels and the head takes {wanted}, the anchor's; give both branches one architecture, or anchor on {sensor}"
+                f"channels and the head takes the anchor's, {wanted}; give both branches one architecture, or anchor "
+                f"the blend on {sensor}"
             )
         return features
 
