@@ -70,8 +70,7 @@ def test_the_truth_has_a_smaller_loss_than_a_shifted_one():
     assert good < 0.5 * bad
 
 
-@pytest.mark.parametrize("norm", ["batch", "group", "none"])
-@pytest.mark.parametrize("act", ["relu", "gelu", "elu", "silu"])
+@pytest.mark.parametrize(("norm", "act"), [("batch", "relu"), ("batch", "silu"), ("group", "gelu"), ("none", "elu")])
 def test_a_head_learns_with_every_norm_and_activation(norm, act):
     module = head(norm=norm, act=act)
     inputs, boxes, labels = features(), [BOXES, BOXES[:1]], [LABELS, LABELS[:1]]

@@ -251,7 +251,7 @@ def test_spans(history, recipe):
     stages = spans(history, recipe)
     assert [(s.start, s.end, s.role) for s in stages] == [
         (0, 6, "rgb"),
-        (6, 9, "fused"),
+        (6, 9, "thermal"),
         (9, 13, "fused"),
         (13, 18, "fused"),
     ]
