@@ -50,7 +50,7 @@ class Trainer:
         loaders: Loaders,
         run: Path,
         fabric: Fabric,
-        say: Callable[[str], None] = tqdm.write,
+        say: Callable[[str], None],
     ) -> None:
         self.model, self.recipe, self.loaders, self.run, self.fabric, self.say = (
             model,

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,12 +57,12 @@ def train(
     loaders = CardLoaders(card, recipe)
     model, reports = build_model(model_config(recipe, card), recipe.seed)
     for report in reports:
-        tqdm.write(f"weights  {report}")
-    trainer = Trainer(model, recipe, loaders, out, fabric)
+        _say(f"weights  {report}")
+    trainer = Trainer(model, recipe, loaders, out, fabric, _say)
     info = RunInfo(name, hashlib.sha256(text.encode()).hexdigest(), str(card.path.resolve()))
     _write(out / RECIPE, text)
     _write(out / RUN, json.dumps(info.__dict__, indent=1))
-    tqdm.write(table(recipe, trainer.plans, count_parameters(model)))
+    _say(table(recipe, trainer.plans, count_parameters(model)))
     history = trainer.fit(resume)
     _write(out / HISTORY, json.dumps(history))
     return history
@@ -108,6 +109,11 @@ def _claim(out: Path, recipe: str, resume: bool) -> None:
         return
     if (out / "checkpoints").exists() or (out / "model").exists():
         raise DataError(f"{out}: holds a run already; go on with it by --resume, or name another --out")
+
+
+def _say(text: str) -> None:
+    """Progress goes to stderr, above the bar: stdout is for results."""
+    tqdm.write(text, file=sys.stderr)
 
 
 def _write(path: Path, text: str) -> None:
