@@ -125,6 +125,8 @@ class BundleInfo(BaseModel):
     classes: tuple[str, ...]
     inputs: Inputs
     outputs: dict[str, Output]
+    sensors: tuple[Literal["rgb", "thermal"], ...] = ("rgb", "thermal")
+    """Sensors that the model looks at; a single-sensor baseline has one, and needs it."""
     missing_sensor: str
     """What a client does when a sensor is missing, and what the graph then does."""
     opset: int

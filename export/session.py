@@ -123,6 +123,9 @@ class Session:
             raise ExportError(f"{self.bundle.path}: present holds {present.tolist()}, expected only 0 and 1")
         if not present.any(axis=1).all():
             raise ExportError(f"{self.bundle.path}: a pair has neither RGB nor thermal; leave it out")
+        used = self.bundle.info.sensors
+        if len(used) == 1 and not present[:, ("rgb", "thermal").index(used[0])].all():
+            raise ExportError(f"{self.bundle.path}: the model looks at {used[0]} alone, and a pair lacks it")
 
     def _check_graph(self) -> None:
         wanted = {name: (str(self._dtypes[name]), self._shapes[name]) for name in self._shapes}

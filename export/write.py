@@ -28,6 +28,7 @@ def export_bundle(
     model: torch.nn.Module,
     inputs: Mapping[str, Any],
     classes: Sequence[str],
+    sensors: Sequence[str],
     golden: Mapping[str, Array],
     metrics: Mapping[str, Any],
     recipe_sha256: str,
@@ -41,8 +42,9 @@ def export_bundle(
         model: ``forward(rgb, thermal, present)`` on raw values; it is copied, and stays as it is.
         inputs: The JSON of the card's input spec.
         classes: Names, by class index.
-        golden: ``rgb`` uint8 [N,Hr,Wr,3] and ``thermal`` [N,Ht,Wt] of real pairs. The first is replayed with
-            either sensor absent as well.
+        sensors: Sensors that the model looks at.
+        golden: ``rgb`` uint8 [N,Hr,Wr,3] and ``thermal`` [N,Ht,Wt] of real pairs. Where the model looks at both,
+            the first is replayed with either sensor absent as well.
         metrics: The task's own metric, as evaluated.
         recipe_sha256: Hash of the resolved recipe.
         out: The folder; an existing one is replaced only if it is a bundle.
@@ -53,14 +55,17 @@ def export_bundle(
     description = Inputs.model_validate(inputs)
     _check_golden(golden, description)
     model = copy.deepcopy(model).cpu().eval()
-    feeds = _with_absent_sensors(golden)
+    feeds = _with_absent_sensors(golden) if len(sensors) == 2 else _with_both(golden)
     answers = _answers(model, feeds)
     fields = {
         "task": "detect",
         "classes": tuple(classes),
         "inputs": description,
         "outputs": {"boxes": {"shape": ("B", *answers["boxes"].shape[1:]), "dtype": "float32", "layout": LAYOUT}},
-        "missing_sensor": MISSING_SENSOR,
+        "sensors": tuple(sensors),
+        "missing_sensor": MISSING_SENSOR
+        if len(sensors) == 2
+        else f"The model looks at {sensors[0]} alone; it must be there.",
         "opset": OPSET,
         "recipe_sha256": recipe_sha256,
         "metrics": dict(metrics),
@@ -93,6 +98,10 @@ def _check_golden(golden: Mapping[str, Array], inputs: Inputs) -> None:
                 f"golden {name} is {found.dtype} {list(found.shape)}, expected {inputs.dtypes()[name]} "
                 f"{list(wanted)}, at least one pair"
             )
+
+
+def _with_both(golden: Mapping[str, Array]) -> dict[str, Array]:
+    return {**golden, "present": np.ones((len(golden["rgb"]), 2), np.float32)}
 
 
 def _with_absent_sensors(golden: Mapping[str, Array]) -> dict[str, Array]:

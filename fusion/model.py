@@ -3,7 +3,7 @@
 from typing import Annotated, Any, Literal, Self, cast
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from fusion.blends import BLENDS, Anchor, Concat, ZeroResidual
@@ -16,6 +16,15 @@ from fusion.weights import WeightReport, copy_from_rgb, load_encoder_weights
 
 Sensor = Literal["rgb", "thermal"]
 SENSORS: tuple[Sensor, ...] = ("rgb", "thermal")
+
+
+def _in_order(sensors: tuple[Sensor, ...]) -> tuple[Sensor, ...]:
+    if not sensors or len(set(sensors)) < len(sensors):
+        raise ValueError(f"expected rgb, thermal or both, each once; found {list(sensors)}")
+    return tuple(sensor for sensor in SENSORS if sensor in sensors)
+
+
+Sensors = Annotated[tuple[Sensor, ...], AfterValidator(_in_order)]
 HEADS = {"detect": DetectHead}
 
 
@@ -76,7 +85,7 @@ class ModelSection(_Section):
 
     size: tuple[Annotated[int, Field(gt=0, multiple_of=32)], Annotated[int, Field(gt=0, multiple_of=32)]]
     """Height, width of the network's canvas."""
-    sensors: tuple[Sensor, ...] = SENSORS
+    sensors: Sensors = SENSORS
     """One sensor alone gives a single-sensor baseline: the same encoder and head, no blend."""
     rgb: RgbEncoder
     thermal: ThermalEncoder
@@ -178,25 +187,25 @@ class FusionModel(nn.Module):
         return canvas
 
     def _join(self, features: dict[str, list[Tensor]], there: Tensor) -> list[Tensor]:
-        if len(features) == 1:
-            return self._alone(*features.items())
+        if len(features) == 1:  # straight to the head: a blend that starts at zero would pass no gradient
+            return next(iter(features.values()))
         return [
             blend(rgb, thermal, there)
             for blend, rgb, thermal in zip(self.blend, features["rgb"], features["thermal"], strict=True)
         ]
 
-    def _alone(self, only: tuple[str, list[Tensor]]) -> list[Tensor]:
-        """One sensor goes straight to the head: through a blend that starts at zero no gradient would reach it."""
-        sensor, features = only
-        widths = [f.shape[1] for f in features]
-        wanted = [blend.channels for blend in self._joints()] or widths
-        if widths != wanted:
+    def require_width(self, sensors: tuple[Sensor, ...], objective: str) -> None:
+        """Raise FusionError where a sensor alone would go into a head that takes the anchor's channels, not its own."""
+        joints = [blend.channels for blend in self._joints()]
+        if objective != "task" or len(sensors) > 1 or not joints:
+            return
+        widths = list(self.encoders[sensors[0]].channels)
+        if widths != joints:
             raise FusionError(
-                f"a stage with {sensor} alone trains it straight into the head, but its features have {widths} "
-                f"channels and the head takes the anchor's, {wanted}; give both branches one architecture, or anchor "
-                f"the blend on {sensor}"
+                f"a stage with {sensors[0]} alone trains it straight into the head, but its features have {widths} "
+                f"channels and the head takes the anchor's, {joints}; give both branches one architecture, or anchor "
+                f"the blend on {sensors[0]}"
             )
-        return features
 
     def answer(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
         """Decode head maps, in pixels of the RGB frame."""

@@ -74,10 +74,11 @@ def _plan(stage: Stage, names: list[str], pretrained: set[str]) -> StagePlan:
     aliases = {name: _aliases(name, names) for name in names}
     owner: dict[str, int] = {}
     for index, group in enumerate(stage.groups):
+        _require_every_part(stage, index, group, aliases)
         matched = [name for name in names if _matches(group.match, aliases[name])]
         fresh = [name for name in matched if name not in owner]
         if not fresh:
-            raise FusionError(_empty_group(stage, index, group, matched, names))
+            raise FusionError(_shadowed(stage, index, group, matched))
         owner |= dict.fromkeys(fresh, index)
     if "objective" in names and "objective" not in owner:
         raise FusionError(
@@ -100,17 +101,21 @@ def _matches(pattern: str, aliases: tuple[str, ...]) -> bool:
     return any(fnmatchcase(alias, part.strip()) for part in pattern.split("|") for alias in aliases)
 
 
-def _empty_group(stage: Stage, index: int, group: Group, matched: list[str], names: list[str]) -> str:
-    where = f"stage '{stage.name}', groups.{index}.match: '{group.match}'"
-    if matched:
-        return (
-            f"{where} matches only what an earlier group already has ({', '.join(matched[:4])}); the first match wins"
-        )
-    near = {
-        n for part in group.match.split("|") for n in difflib.get_close_matches(part.strip(), names, n=2, cutoff=0.3)
-    }
+def _require_every_part(stage: Stage, index: int, group: Group, aliases: dict[str, tuple[str, ...]]) -> None:
+    """Each alternative of a pattern matches some block: a misspelt one would freeze what it means."""
+    for part in group.match.split("|"):
+        if not any(_matches(part, found) for found in aliases.values()):
+            near = difflib.get_close_matches(part.strip(), aliases, n=3, cutoff=0.3) or list(aliases)[:6]
+            raise FusionError(
+                f"stage '{stage.name}', groups.{index}.match: '{part.strip()}' matches nothing; near: "
+                f"{', '.join(near)} (rgbt recipe show --names)"
+            )
+
+
+def _shadowed(stage: Stage, index: int, group: Group, matched: list[str]) -> str:
     return (
-        f"{where} matches nothing; near: {', '.join(sorted(near)) or ', '.join(names[:6])} (rgbt recipe show --names)"
+        f"stage '{stage.name}', groups.{index}.match: '{group.match}' matches only what an earlier group already has "
+        f"({', '.join(matched[:4])}); the first match wins"
     )
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from fusion.model import ModelSection, Sensor
+from fusion.model import ModelSection, Sensor, Sensors
 from fusion.objectives import OBJECTIVES
 
 Positive = Annotated[float, Field(gt=0)]
@@ -49,11 +49,11 @@ class Stage(_Section):
     """One stage of the protocol."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
-    epochs: Annotated[int, Field(gt=0)]
+    epochs: Annotated[int, Field(gt=0, lt=1000)]
     groups: Annotated[tuple[Group, ...], Field(min_length=1)]
     objective: str = "task"
     """task: the labelled answer. autoencode: thermal pictures from themselves, without labels."""
-    sensors: tuple[Sensor, ...] | None = None
+    sensors: Sensors | None = None
     """Sensors that this stage uses; null: all that the model has."""
     modality_dropout: Share = 0.0
     """Chance for each sample that one of its sensors, drawn evenly, is cut out at the blend."""
@@ -76,7 +76,7 @@ class Recipe(_Section):
     about: str
     """One sentence: what it is for."""
     model: ModelSection
-    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1, max_length=99)]
     batch: Annotated[int, Field(gt=0)] = 8
     workers: Annotated[int, Field(ge=0)] = 2
     """Processes that read and augment pictures; the result does not depend on it."""

@@ -1,6 +1,5 @@
 """The loop: plan → stage → epoch → step."""
 
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -63,6 +62,8 @@ class Trainer:
         # A fifth faster on the CPU (mobilenetv4, 256×256, 2026-11-21); torch's stubs do not know the keyword.
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.plans = plan_stages(recipe, model.named_blocks())
+        for stage in recipe.stages:
+            model.require_width(recipe.sensors_of(stage), stage.objective)
         self.checkpoints = Checkpoints(run)
         self.state = State()
 
@@ -74,7 +75,7 @@ class Trainer:
                 class of machine, number of threads and versions.
         """
         start = self.checkpoints.latest() if resume else None
-        self.state = start or self.state
+        self.state = start or State()
         with self._progress() as progress:
             for index in range(self.state.stage, len(self.plans)):
                 self._stage(index, resumed=start is not None and index == start.stage, progress=progress)
@@ -104,9 +105,11 @@ class Trainer:
         groups = parameter_groups(plan, modules, self.recipe.optimiser.weight_decay)
         optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, betas=self.recipe.optimiser.betas)
         if resumed:
-            self.checkpoints.load(self.state.name, objective, optimizer)
+            self.checkpoints.load(self.state.name, objective)
         # Wrapped anew for each stage: DDP builds its buckets from what requires grad when it wraps.
         module, optimizer = self.fabric.setup(objective, optimizer)
+        if resumed:  # after the parameters have moved to their device: their moments follow them there
+            optimizer.load_state_dict(self.checkpoints.load_optimizer(self.state.name))
         progress.set_description(plan.stage.name)
         if not resumed:
             self.state = State(stage=index, history=self.state.history)
@@ -117,6 +120,8 @@ class Trainer:
             self._record(plan, self._evaluate(module, plan), trained, objective, optimizer)
         if self.recipe.select == "best":
             self.checkpoints.load(f"s{index:02}-e{self.state.best_epoch:03}", objective)
+            if self.state.best_epoch == 0:
+                self.say(f"{plan.stage.name}: no epoch was better than its entry; it hands on what it was given")
 
     def _train_epoch(
         self,
@@ -158,17 +163,14 @@ class Trainer:
     ) -> dict[str, float]:
         terms = module(batch, self.recipe.sensors_of(stage), self._keep(stage, batch))
         loss = terms["loss"]
-        if not torch.isfinite(loss):
-            samples = ", ".join(batch["ids"][:8])
-            raise FusionError(
-                f"stage '{stage.name}', step {step}: the loss is {float(loss)} on samples {samples}; nothing of it was "
-                "saved; lower the stage's lr, or look at these samples with rgbt data show"
-            )
+        _require_finite(loss, "loss", stage, step, batch)
         optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(loss)
         norm = self.fabric.clip_gradients(module, optimizer, max_norm=stage.clip, error_if_nonfinite=False)
+        assert norm is not None
+        _require_finite(norm, "norm of the gradient", stage, step, batch)
         optimizer.step()
-        return _scalars(terms) | {"gradient_norm": float(norm) if norm is not None else math.nan}
+        return _scalars(terms) | {"gradient_norm": norm.item()}
 
     def _keep(self, stage: Stage, batch: Batch) -> Tensor | None:
         """Modality dropout: never of a sensor whose partner is absent anyway."""
@@ -207,29 +209,43 @@ class Trainer:
         optimizer: torch.optim.Optimizer,
     ) -> None:
         """Append the epoch to the history, note whether it is the best, save, say it."""
-        name, direction = (
-            self.model.head.metric([]).criterion if plan.stage.objective == "task" else ("val_loss", "min")
-        )
-        value, best = validated[name], self.state.best_value
-        if best is None or (value > best if direction == "max" else value < best):
-            self.state.best_epoch, self.state.best_value = self.state.epoch, value
-        frozen = sorted(plan.frozen)
-        row = {"stage": plan.stage.name, "epoch": self.state.epoch, **trained, **validated, "frozen": frozen}
+        worth = self._worth(plan, validated)
+        if self.state.best_value is None or worth > tuple(self.state.best_value):
+            self.state.best_epoch, self.state.best_value = self.state.epoch, worth
+        row = {"stage": plan.stage.name, "epoch": self.state.epoch, **trained, **validated}
+        row |= {"frozen": sorted(plan.frozen), "best": self.state.best_epoch == self.state.epoch}
         self.state.history.append(row)
-        self.checkpoints.save(self.state, objective, optimizer)
+        self.checkpoints.save(self.state, objective, optimizer.state_dict())
         self.checkpoints.prune(self.state)
-        self.say(_line(row, plan.stage, self.state.best_epoch))
+        self.say(_line(row, plan.stage))
+
+    def _worth(self, plan: StagePlan, validated: Row) -> tuple[float, float]:
+        """What makes an epoch the best: the head's metric where the stage has the task, then the loss."""
+        if plan.stage.objective != "task":
+            return 0.0, -validated["val_loss"]
+        name, direction = self.model.head.metric([]).criterion
+        return (validated[name] if direction == "max" else -validated[name]), -validated["val_loss"]
+
+
+def _require_finite(value: Tensor, what: str, stage: Stage, step: int, batch: Batch) -> None:
+    """Stop before something that is no number reaches a weight."""
+    if not torch.isfinite(value):
+        samples = ", ".join(batch["ids"][:8])
+        raise FusionError(
+            f"stage '{stage.name}', step {step}: the {what} is {value.item()} on samples {samples}; nothing of it was "
+            "saved; lower the stage's lr, or look at these samples with rgbt data show"
+        )
 
 
 def _scalars(terms: dict[str, Tensor]) -> dict[str, float]:
     return {name: value.item() for name, value in terms.items() if value.dim() == 0}
 
 
-def _line(row: Row, stage: Stage, best_epoch: int) -> str:
+def _line(row: Row, stage: Stage) -> str:
     """An epoch in one line of text."""
     when = f"epoch {row['epoch']}/{stage.epochs}" if row["epoch"] else "at entry"
     parts = [f"{stage.name:18} {when:12}"]
     for key, form in (("loss", ".3f"), ("val_loss", ".3f"), ("ap50", ".3f"), ("pairs_per_s", ".1f")):
         if key in row:
             parts.append(f"{key.replace('_per_', '/')} {row[key]:{form}}")
-    return "  ".join(parts) + ("  best" if row["epoch"] == best_epoch else "")
+    return "  ".join(parts) + ("  best" if row["best"] else "")

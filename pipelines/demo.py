@@ -19,7 +19,7 @@ from export.session import Session
 from export.verify import replay
 from pipelines.evaluate import Evaluation, evaluate
 from pipelines.export_run import export_run
-from pipelines.recipe_file import load_recipe
+from pipelines.recipe_file import dump_recipe, load_recipe
 from pipelines.run_report import report_run
 from pipelines.train import HISTORY, RECIPE, train
 
@@ -61,7 +61,7 @@ class DemoResult:
 
 
 def run_demo(
-    out: Path, seed: int, changes: list[str], say: Callable[[str], None], pairs: dict[str, int] = PAIRS
+    out: Path, seed: int, changes: list[str], say: Callable[[str], None], pairs: dict[str, int] | None = None
 ) -> DemoResult:
     """Do the main job in the folder ``out``; what an earlier call finished there is kept and not done again.
 
@@ -69,7 +69,7 @@ def run_demo(
         DataError: the folder holds a demo of another seed or size.
     """
     started = time.perf_counter()
-    card = DatasetCard.load(_synthesise(out, seed, pairs, say))
+    card = DatasetCard.load(_synthesise(out, seed, pairs or PAIRS, say))
     runs = {row: out / "runs" / row for row in RECIPES}
     for row, name in RECIPES.items():
         say(f"\n── train {name} → {runs[row]}")
@@ -114,12 +114,11 @@ def _synthesise(out: Path, seed: int, pairs: dict[str, int], say: Callable[[str]
 
 
 def _train_once(name: str, card: DatasetCard, run: Path, changes: list[str], say: Callable[[str], None]) -> None:
-    if (run / HISTORY).exists():
+    recipe = load_recipe(name, changes)
+    if (run / HISTORY).exists() and (run / RECIPE).read_text() == dump_recipe(recipe):
         say("trained already")
         return
-    train(
-        load_recipe(name, changes), name, card, run, resume=(run / RECIPE).exists() and (run / "checkpoints").exists()
-    )
+    train(recipe, name, card, run, resume=(run / RECIPE).exists())
 
 
 def _live(out: Path, bundle: Path) -> tuple[dict[str, Any], Path]:

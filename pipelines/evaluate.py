@@ -19,7 +19,6 @@ from export.session import Session
 from fusion.checkpoint import load_model
 from fusion.detect import DetectMetric
 
-BOTH = ("rgb", "thermal")
 Predict = Callable[[Prepared], NDArray[np.float32]]
 """One prepared pair → boxes [K,6] in pixels of the model's RGB."""
 
@@ -87,7 +86,7 @@ def open_subject(path: Path, provider: str = "cpu") -> Subject:
         bundle = read_bundle(path)
         session = Session(bundle, provider=provider)
         inputs = bundle.info.inputs.model_dump(mode="json")
-        return Subject(path.name, _by_session(session), BOTH, inputs, tuple(bundle.info.classes))
+        return Subject(path.name, _by_session(session), bundle.info.sensors, inputs, bundle.info.classes)
     if not (path / "model").exists() and not (path / "checkpoints").exists():
         raise DataError(
             f"{path}: neither a bundle (no {INFO}) nor a run (no model); name the folder that train or export wrote"
@@ -158,9 +157,11 @@ def evaluate(
 
 
 def _choices(subject: Subject, without: Sequence[str] | None) -> list[tuple[str, ...]]:
-    left_out: list[str | None] = [None, *subject.sensors] if without is None else list(without) or [None]
     if len(subject.sensors) == 1:
-        left_out = [None]
+        if without:
+            raise DataError(f"{subject.name} looks at {subject.sensors[0]} alone: no sensor can be left out")
+        return [subject.sensors]
+    left_out: list[str | None] = [None, *subject.sensors] if without is None else list(without)
     return [tuple(s for s in subject.sensors if s != absent) for absent in left_out]
 
 

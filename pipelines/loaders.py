@@ -1,6 +1,7 @@
 """Hands batches of a card to the trainer: what comes when is a function of the order it asks for, nothing else."""
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch.utils.data import DataLoader, Sampler
@@ -42,6 +43,10 @@ class CardLoaders:
         labelled = PairDataset(card, "train", recipe.augment, sensors)
         _require_labels(card, "train")
         _require_labels(card, "val")
+        for split in ("train", "val", *(["unlabelled"] if "unlabelled" in card.splits else [])):
+            _require_files(card, split, sensors)
+        self.fingerprint = _fingerprint(card)
+        """Hash of what a run takes from the card: sizes, unit, classes, ids and labels."""
         self._recipe = recipe
         self._samplers: dict[bool, OrderedSampler] = {}
         self._loaders: dict[bool, DataLoader[Any]] = {}
@@ -69,6 +74,23 @@ class CardLoaders:
     def validation(self) -> DataLoader[Any]:
         """Batches of the validation split, in its order, not augmented."""
         return self._validation
+
+
+def _fingerprint(card: DatasetCard) -> str:
+    digest = hashlib.sha256(card.inputs().model_dump_json().encode() + repr(card.classes).encode())
+    for split in ("train", "unlabelled", "val"):
+        for sample in card.samples(split) if split in card.splits else ():
+            digest.update(f"{split}/{sample.id}".encode())
+            if sample.boxes is not None and sample.labels is not None:
+                digest.update(sample.boxes.tobytes() + sample.labels.tobytes())
+    return digest.hexdigest()
+
+
+def _require_files(card: DatasetCard, split: str, sensors: Sequence[str]) -> None:
+    """Fail before anything is trained or written, not at the first batch that misses a file."""
+    missing = [path for s in card.samples(split) for path in (getattr(s, one) for one in sensors) if not path.exists()]
+    if missing:
+        raise DataError(f"{missing[0]}: no such file ({len(missing)} of split '{split}' are missing); rgbt data check")
 
 
 def _require_labels(card: DatasetCard, split: str) -> None:

@@ -60,7 +60,8 @@ def _read(path: Path, children: tuple[Path, ...]) -> tuple[dict[str, Any], dict[
     if parent is None:
         return content, lines
     sibling = path.parent / f"{parent}.yaml"
-    inherited, _ = _read(sibling if sibling.exists() else find_recipe(str(parent)), (*children, path))
+    own = sibling.exists() and sibling != path  # a user's staged.yaml may extend the shipped one of that name
+    inherited, _ = _read(sibling if own else find_recipe(str(parent)), (*children, path))
     return _merge(inherited, content), lines
 
 

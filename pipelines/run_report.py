@@ -15,15 +15,18 @@ from pipelines.train import read_run, stage_table
 EVALUATION, REPORT = "evaluation.json", "report.html"
 
 
-def report_run(run: Path, evaluation: Evaluation) -> Path:
-    """Write both files into ``run``; return the report's path."""
+def report_run(run: Path, evaluation: Evaluation | None) -> Path:
+    """Write report.html into ``run``, and evaluation.json where it was measured; return the report's path."""
     recipe, info, history = read_run(run)
-    with atomic(run / EVALUATION, "w") as file:
-        rows = [{"name": r.name, "sensors": r.sensors, "ap50": r.ap50, "map": r.map} for r in evaluation.rows]
-        json.dump({"card": evaluation.card, "split": evaluation.split, "pairs": evaluation.pairs, "rows": rows}, file)
+    measured = "not measured yet: rgbt evaluate"
+    if evaluation is not None:
+        measured = f"{evaluation.split} split, {evaluation.pairs} pairs"
+        with atomic(run / EVALUATION, "w") as file:
+            rows = [{"name": r.name, "sensors": r.sensors, "ap50": r.ap50, "map": r.map} for r in evaluation.rows]
+            json.dump({"split": evaluation.split, "pairs": evaluation.pairs, "rows": rows}, file)
     facts = {
         "recipe": f"{info.recipe_name} ({info.recipe_sha256[:12]})",
-        "data": f"{evaluation.card}, {evaluation.split} split, {evaluation.pairs} pairs",
+        "data": f"{info.card}, {measured}",
         "seed": str(recipe.seed),
         "machine": f"{platform.machine()}, {os.cpu_count()} processor cores, {platform.system()}",
         "versions": f"Python {platform.python_version()}, torch {version('torch')}, timm {version('timm')}",

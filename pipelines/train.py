@@ -3,7 +3,7 @@
 import hashlib
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from data.card import DatasetCard
 from data.errors import DataError
-from data.yaml_file import atomic
+from data.yaml_file import atomic, read_model
 from fusion.checkpoint import Row
 from fusion.model import FusionModel, ModelConfig, build_model
 from fusion.plan import count_parameters, plan_stages, table
@@ -31,6 +31,8 @@ class RunInfo:
     recipe_sha256: str
     card: str
     """Path of the dataset card, absolute."""
+    card_sha256: str
+    """Of what a run takes from it: sizes, unit, classes, ids and labels."""
 
 
 def train(
@@ -47,7 +49,7 @@ def train(
     Writes into ``out``: recipe.yaml (resolved), run.json, checkpoints, history.json, and model/ at the end.
 
     Raises:
-        DataError: the folder holds another run, or the card does not fit.
+        DataError: the folder holds another run, the card does not fit or has changed, or a picture cannot be read.
         FusionError: recipe, weights or checkpoint do not fit.
     """
     text = dump_recipe(recipe)
@@ -59,11 +61,16 @@ def train(
     for report in reports:
         _say(f"weights  {report}")
     trainer = Trainer(model, recipe, loaders, out, fabric, _say)
-    info = RunInfo(name, hashlib.sha256(text.encode()).hexdigest(), str(card.path.resolve()))
+    info = RunInfo(name, hashlib.sha256(text.encode()).hexdigest(), str(card.path.resolve()), loaders.fingerprint)
+    if resume:
+        _require_same_card(out, info)
     _write(out / RECIPE, text)
-    _write(out / RUN, json.dumps(info.__dict__, indent=1))
+    _write(out / RUN, json.dumps(asdict(info), indent=1))
     _say(table(recipe, trainer.plans, count_parameters(model)))
-    history = trainer.fit(resume)
+    try:
+        history = trainer.fit(resume)
+    except DataError as error:  # a worker's error comes wrapped in its traceback
+        raise DataError(str(error).strip().splitlines()[-1].removeprefix("data.errors.DataError: ")) from None
     _write(out / HISTORY, json.dumps(history))
     return history
 
@@ -85,15 +92,11 @@ def stage_table(recipe: TrainRecipe) -> tuple[str, dict[str, int]]:
 
 def read_run(run: Path) -> tuple[TrainRecipe, RunInfo, list[Row]]:
     """Read what a finished run remembers; DataError when it is no run, or not finished."""
-    from data.yaml_file import read_model
-
-    try:
-        info = RunInfo(**json.loads((run / RUN).read_text()))
-        history = json.loads((run / HISTORY).read_text())
-    except FileNotFoundError as error:
-        raise DataError(f"{run}: not a finished run ({Path(error.filename).name} is missing); train it first") from None
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{run}: damaged run ({error})") from None
+    info = _read_info(run)
+    if info is None or not (run / HISTORY).exists():
+        missing = RUN if info is None else HISTORY
+        raise DataError(f"{run}: not a finished run ({missing} is missing); train it, or go on with --resume")
+    history = json.loads((run / HISTORY).read_text())
     return read_model(run / RECIPE, TrainRecipe), info, history
 
 
@@ -107,13 +110,32 @@ def _claim(out: Path, recipe: str, resume: bool) -> None:
                 f"{out / RECIPE}: the run was started with another recipe; resume with the same one and --set"
             )
         return
-    if (out / "checkpoints").exists() or (out / "model").exists():
+    if any((out / name).exists() for name in (RECIPE, "checkpoints", "model")):
         raise DataError(f"{out}: holds a run already; go on with it by --resume, or name another --out")
 
 
 def _say(text: str) -> None:
     """Progress goes to stderr, above the bar: stdout is for results."""
     tqdm.write(text, file=sys.stderr)
+
+
+def _require_same_card(out: Path, info: RunInfo) -> None:
+    before = _read_info(out)
+    if before is not None and before.card_sha256 != info.card_sha256:
+        raise DataError(
+            f"{info.card}: sizes, classes, ids or labels are not those that {out} was started with ({before.card}); "
+            "resume with the same data, or start a new run"
+        )
+
+
+def _read_info(run: Path) -> RunInfo | None:
+    """What run.json holds; None when the run was stopped before it was written."""
+    if not (run / RUN).exists():
+        return None
+    try:
+        return RunInfo(**json.loads((run / RUN).read_text()))
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{run / RUN}: damaged ({error}); start a new run") from None
 
 
 def _write(path: Path, text: str) -> None:

@@ -98,5 +98,7 @@ def tiny_bundle(
 
     path = tmp_path_factory.mktemp("export") / "bundle"
     config = tiny_model.config
-    export_bundle(tiny_model, config.inputs, config.classes, golden_pairs, {"ap50": 0.5}, "a" * 64, path)
+    export_bundle(
+        tiny_model, config.inputs, config.classes, config.sensors, golden_pairs, {"ap50": 0.5}, "a" * 64, path
+    )
     return path

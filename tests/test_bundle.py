@@ -185,7 +185,7 @@ def tree(path):
 
 
 def export(model, inputs, golden, out):
-    return export_bundle(model, inputs, ["person", "car"], golden, {}, "b" * 64, out)
+    return export_bundle(model, inputs, ["person", "car"], ["rgb", "thermal"], golden, {}, "b" * 64, out)
 
 
 def test_export_that_answers_otherwise_leaves_the_old_bundle(bundle, tmp_path, tiny_model, golden_pairs):

@@ -1,6 +1,7 @@
 """The journeys as a user types them, through the real main(), on a tiny model for a few steps."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +13,9 @@ from data.card import DatasetCard
 from data.pairs import load_pair
 from data.prepare import Preparer
 from export.bundle import read_bundle
+from export.errors import ExportError
 from export.session import Session
 from pipelines.cli import main
-from pipelines.demo import run_demo
 
 SMALL = [
     "--set", "model.size=[64,96]", "--set", "model.rgb.arch=test_resnet", "--set", "model.rgb.weights=null",
@@ -110,20 +111,42 @@ def test_verify_and_live_on_the_bundle_give_what_evaluate_measures(trained, synt
         assert np.abs(found - inside).max() <= 0.1
 
 
-def test_the_demo_from_nothing_and_again(tmp_path):
-    said = []
-    changes = [word for word in SMALL if word != "--set"]
-    changes = [c for c in changes if not c.startswith(("stages", "model.rgb.weights"))] + ["stages.0.epochs=1"]
-    pairs = {"train": 8, "val": 4, "test": 4, "unlabelled": 4}
-    result = run_demo(tmp_path / "demo", 0, changes, said.append, pairs=pairs).as_json()
+def test_the_demo_from_nothing_and_again(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("pipelines.demo.PAIRS", {"train": 8, "val": 4, "test": 4, "unlabelled": 4})
+    wanted = [c for c in SMALL if c != "--set" and not c.startswith(("stages", "model.rgb.weights"))]
+    changes = [word for change in [*wanted, "stages.0.epochs=1"] for word in ("--set", change)]
+    call = ["demo", "--json", "--out", str(tmp_path / "demo"), *changes]
+    assert main(call) == 0
+    result = json.loads(capsys.readouterr().out)  # nothing but JSON on stdout
     keys = ["ap50.rgb_only", "ap50.thermal_only", "ap50.fused", "parity_max_abs", "live_fps", "model_fps"]
     assert all(np.isfinite(result[key]) for key in keys)
     assert result["parity_max_abs"] <= 1e-4 and result["live_fps"] > 0
     for key in ("report", "bundle", "video"):
-        assert (tmp_path / "demo").joinpath(result[key]).exists()
-    said.clear()
-    run_demo(tmp_path / "demo", 0, changes, said.append, pairs=pairs)
-    assert said.count("trained already") == 3
+        assert Path(result[key]).exists()
+    assert main(call) == 0
+    assert capsys.readouterr().err.count("trained already") == 3
+    assert main([*call, "--set", "batch=2"]) == 1  # figures of other settings are never given out as these
+    assert "started with another recipe" in capsys.readouterr().err
+
+
+def test_a_single_sensor_bundle_says_that_it_needs_its_sensor(trained, synthetic_card, tmp_path, capsys):
+    bundle = tmp_path / "bundle"
+    assert main(["export", str(trained / "rgb-only"), "--out", str(bundle)]) == 0
+    assert read_bundle(bundle).info.sensors == ("rgb",)
+    capsys.readouterr()
+    assert main(["evaluate", str(bundle), "--data", str(synthetic_card), "--json"]) == 0
+    assert [row["name"] for row in json.loads(capsys.readouterr().out)["rows"]] == ["rgb only"]
+    assert main(["evaluate", str(bundle), "--data", str(synthetic_card), "--without", "rgb"]) == 1
+    assert "looks at rgb alone" in capsys.readouterr().err
+    session = Session(read_bundle(bundle))
+    zeros = read_bundle(bundle).info.inputs.zeros(1)
+    with pytest.raises(ExportError, match="looks at rgb alone"):
+        session.run(zeros["rgb"], zeros["thermal"], np.array([[0, 1]], np.float32))
+
+
+def test_training_ends_with_a_report_though_nothing_was_measured(trained):
+    page = (trained / "thermal-only" / "report.html").read_text()
+    assert "not measured yet" in page and "thermal-task" in page
 
 
 def test_pretrained_rgb_weights_from_a_local_file(synthetic_card, tmp_path, capsys):

@@ -105,7 +105,9 @@ def test_a_stage_with_one_sensor_reaches_that_encoder_whatever_the_anchor():
 def test_a_sensor_alone_needs_the_heads_width():
     model, _ = build_model(config(thermal=ThermalEncoder(arch="resnet10t")), 0)
     with pytest.raises(FusionError, match="a stage with thermal alone"):
-        model.maps(*batch(), sensors=("thermal",))
+        model.require_width(("thermal",), "task")
+    model.require_width(("rgb",), "task")
+    model.require_width(("thermal",), "autoencode")
 
 
 def test_modality_dropout_acts_at_the_blend_and_not_before():

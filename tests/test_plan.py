@@ -59,6 +59,7 @@ def test_the_first_match_wins_and_what_none_matches_is_frozen():
     [
         (["thermel.*"], r"groups\.0\.match: 'thermel\.\*' matches nothing; near: thermal"),
         (["rgb.*", "rgb.blocks.0"], r"groups\.1\.match: .* earlier group already has \(rgb\.blocks\.0\)"),
+        (["rgb.*|haed.*"], r"groups\.0\.match: 'haed\.\*' matches nothing; near: head"),
         (["rgb.blocks.9"], "matches nothing; near: rgb.blocks"),
     ],
 )

@@ -62,11 +62,17 @@ def test_a_variant_changes_its_parent_key_by_key(tmp_path):
     assert load_recipe(str(child)).model.rgb == load_recipe("staged").model.rgb
 
 
+def test_a_users_recipe_may_extend_the_shipped_one_of_its_name(tmp_path):
+    path = tmp_path / "staged.yaml"
+    path.write_text("extends: staged\nabout: mine\nbatch: 3\n")
+    assert load_recipe(str(path)).batch == 3
+
+
 def test_a_recipe_that_extends_itself_is_refused(tmp_path):
-    path = tmp_path / "loop.yaml"
-    path.write_text("extends: loop\nabout: x\n")
+    for name, parent in (("one", "two"), ("two", "one")):
+        (tmp_path / f"{name}.yaml").write_text(f"extends: {parent}\nabout: x\n")
     with pytest.raises(DataError, match="extends itself"):
-        load_recipe(str(path))
+        load_recipe(str(tmp_path / "one.yaml"))
 
 
 def change(**fields):
@@ -90,6 +96,9 @@ BROKEN = {
     "no stages": (change(stages=[]), "stages"),
     "canvas not of 32": (change(model__size=[100, 100]), "model.size.0"),
     "sensor left out": (change(model__sensors=["thermal"]), "which model.sensors leaves out"),
+    "no sensor": (change(model__sensors=[]), "expected rgb, thermal or both"),
+    "a sensor twice": (change(model__sensors=["rgb", "rgb"]), "expected rgb, thermal or both"),
+    "too many epochs": (change(stages__0__epochs=1000), "stages.0.epochs"),
     "two of a name": (change(stages__1__name="rgb-task"), "two stages have one name"),
     "weights unsaid": (lambda recipe: recipe["model"]["rgb"].pop("weights"), "'model.rgb.weights' is missing"),
 }

@@ -94,6 +94,7 @@ def history(recipe):
                 row |= {"loss": 38 / (1 + epoch), "seconds": 2.0, "pairs_per_s": 12.5, "lr": lr}
             if stage.objective == "task":
                 row["ap50"] = 0.6 - 0.07 * abs(epoch - 3)
+            row["best"] = epoch <= 3 if stage.objective == "task" else True
             rows.append(row)
     return rows
 

@@ -3,17 +3,20 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from data.card import DatasetCard
+from data.card import DatasetCard, Split
 from data.errors import DataError
 from fusion import trainer
 from fusion.checkpoint import Checkpoints, load_model
 from fusion.errors import FusionError
+from fusion.model import FusionModel
 from pipelines.cli import main
 from pipelines.recipe_file import load_recipe
 from pipelines.train import train
@@ -74,7 +77,7 @@ def train_until(recipe_path, card, out, workers, resume, event, count):
         if name == event and seen[name] == count:
             die()
 
-    step, save, save_file = trainer.Trainer._step, Checkpoints.save, torch.save
+    step, save, write_bytes = trainer.Trainer._step, Checkpoints.save, Path.write_bytes
 
     def counted_step(self, *arguments):
         happens("step")
@@ -84,12 +87,13 @@ def train_until(recipe_path, card, out, workers, resume, event, count):
         save(self, *arguments)
         happens("saved")
 
-    def half_saved(content, path):
-        path.write_bytes(b"half of it")
-        happens("saving")
-        save_file(content, path)
+    def half_written(self, content):
+        if self.name == "optimizer.pt":
+            write_bytes(self, content[: len(content) // 2])
+            happens("saving")
+        return write_bytes(self, content)
 
-    trainer.Trainer._step, Checkpoints.save, torch.save = counted_step, counted_save, half_saved
+    trainer.Trainer._step, Checkpoints.save, Path.write_bytes = counted_step, counted_save, half_written
     recipe = load_recipe(str(recipe_path), [f"workers={workers}"])
     train(recipe, "small", DatasetCard.load(card), out, resume=resume, accelerator="cpu")
 
@@ -112,6 +116,8 @@ def uninterrupted(recipe_path, synthetic_card, spawn, tmp_path_factory):
 
 # Checkpoints are saved at each stage's entry and after each epoch: 1 2 3 | 4 5 6 | 7 8 9.
 MOMENTS = {
+    "while the first checkpoint is written": ("saving", 1),
+    "at the first stage's entry": ("saved", 1),
     "inside the first epoch": ("step", 2),
     "inside an epoch": ("step", STEPS + 2),
     "while a checkpoint is written": ("saving", 3),
@@ -134,8 +140,8 @@ def test_a_killed_run_resumes_to_the_same_bits(
     run = tmp_path / "run"
     event, count = MOMENTS[moment]
     assert spawn(recipe_path, synthetic_card, run, workers, False, event, count) == -signal.SIGKILL
-    started = (run / "checkpoints").exists()
-    assert spawn(recipe_path, synthetic_card, run, workers, started, "never", 0) == 0
+    assert spawn(recipe_path, synthetic_card, run, workers, True, "never", 0) == 0
+    assert not list((run / "checkpoints").glob(".*"))  # nothing half-written stays
     weights, history = outcome(run)
     expected, expected_history = uninterrupted
     assert weights.keys() == expected.keys()
@@ -158,11 +164,11 @@ def test_a_run_is_never_overwritten_and_never_resumed_with_another_recipe(
 ):
     run = tmp_path / "run"
     base = ["train", str(recipe_path), "--data", str(synthetic_card), "--out", str(run), "--accelerator", "cpu"]
+    assert main([*base, "--resume"]) == 1
+    assert "no run to resume there" in capsys.readouterr().err
     (run / "checkpoints").mkdir(parents=True)
     assert main(base) == 1
     assert "holds a run already; go on with it by --resume" in capsys.readouterr().err
-    assert main([*base, "--resume"]) == 1
-    assert "no run to resume there" in capsys.readouterr().err
     (run / "recipe.yaml").write_text("about: another\n")
     assert main([*base, "--resume"]) == 1
     assert "started with another recipe" in capsys.readouterr().err
@@ -182,3 +188,112 @@ def test_a_card_whose_training_pairs_lack_labels_is_one_line(recipe_path, synthe
     swapped._path = card.path
     with pytest.raises(DataError, match=r"6 pairs of split 'train' have no labels"):
         train(load_recipe(str(recipe_path)), "small", swapped, tmp_path / "run", accelerator="cpu")
+
+
+@pytest.fixture
+def finished(recipe_path, synthetic_card, tmp_path):
+    run = tmp_path / "finished"
+    torch.set_num_threads(1)
+    short = [f"stages.{i}.epochs=1" for i in range(3)] + ["workers=0"]
+    train(load_recipe(str(recipe_path), short), "small", DatasetCard.load(synthetic_card), run, accelerator="cpu")
+    changes = [word for change in short for word in ("--set", change)]
+    call = ["train", str(recipe_path), "--out", str(run), "--accelerator", "cpu", "--resume", *changes]
+    return run, call
+
+
+def one_line(capsys):
+    error = capsys.readouterr().err.strip().split("\n")[-1].split("\r")[-1]
+    assert "Traceback" not in error
+    return error
+
+
+def test_a_run_does_not_go_on_with_other_labels(finished, synthetic_card, tmp_path, capsys):
+    _, call = finished
+    card = DatasetCard.load(synthetic_card)
+    ids = tuple(sample.id for sample in card.samples("train"))[:-1]
+    splits = {name: Split(ids=tuple(s.id for s in card.samples(name))) for name in card.splits}
+    other = card.model_copy(update={"root": str(card.folder.resolve()), "splits": {**splits, "train": Split(ids=ids)}})
+    other.save(tmp_path / "other.yaml")
+    assert main([*call, "--data", str(tmp_path / "other.yaml")]) == 1
+    assert "ids or labels are not those that" in one_line(capsys)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "state.json"])
+def test_a_damaged_checkpoint_is_one_line(name, finished, synthetic_card, capsys):
+    run, call = finished
+    (run / "checkpoints" / "s02-e001" / name).write_bytes(b"\x00damaged")
+    assert main([*call, "--data", str(synthetic_card)]) == 1
+    assert "s02-e001: damaged" in one_line(capsys)
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_half_checkpoint(
+    recipe_path, synthetic_card, tmp_path, capsys, monkeypatch
+):
+    write_bytes = Path.write_bytes
+
+    def full(self, content):
+        if self.name == "optimizer.pt" and "s00-e001" in str(self):
+            with Path("/dev/full").open("wb", buffering=0) as device:  # a real ENOSPC
+                device.write(content)
+        return write_bytes(self, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    run = tmp_path / "run"
+    call = ["train", str(recipe_path), "--data", str(synthetic_card), "--out", str(run), "--accelerator", "cpu"]
+    assert main([*call, "--set", "workers=0"]) == 1
+    assert "no space left on the disk" in one_line(capsys)
+    assert [p.name for p in (run / "checkpoints").iterdir()] == ["s00-e000"]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_unreadable_picture_is_one_line_whatever_the_workers(workers, recipe_path, synthetic_card, tmp_path, capsys):
+    folder = tmp_path / "pairs"
+    shutil.copytree(synthetic_card.parent, folder)
+    card = DatasetCard.load(folder / "card.yaml")
+    picture = card.samples("val")[0].thermal
+    picture.write_bytes(picture.read_bytes()[:200])
+    call = ["train", str(recipe_path), "--data", str(card.path), "--out", str(tmp_path / "run"), "--accelerator", "cpu"]
+    assert main([*call, "--set", f"workers={workers}"]) == 1
+    error = one_line(capsys)
+    assert error.startswith("rgbt: error:") and picture.name in error
+
+
+def test_a_missing_picture_is_told_before_anything_is_written(recipe_path, synthetic_card, tmp_path, capsys):
+    folder = tmp_path / "pairs"
+    shutil.copytree(synthetic_card.parent, folder)
+    card = DatasetCard.load(folder / "card.yaml")
+    card.samples("train")[3].thermal.unlink()
+    run = tmp_path / "run"
+    assert main(["train", str(recipe_path), "--data", str(card.path), "--out", str(run), "--accelerator", "cpu"]) == 1
+    assert "no such file (1 of split 'train' are missing)" in one_line(capsys)
+    assert not run.exists()
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_number_that_is_none_never_reaches_a_weight(what, recipe_path, synthetic_card, tmp_path, capsys, monkeypatch):
+    """A loss of NaN, and a finite loss with a gradient that is not, stop the run before the step."""
+
+    class Spoil(torch.autograd.Function):
+        @staticmethod
+        def forward(context, x):
+            return x * (float("nan") if what == "loss" else 1.0)
+
+        @staticmethod
+        def backward(context, gradient):
+            return gradient * float("inf")
+
+    loss = FusionModel.loss
+
+    def spoilt(self, maps, boxes, labels):
+        terms = loss(self, maps, boxes, labels)
+        return {**terms, "loss": Spoil.apply(terms["loss"])} if self.training else terms
+
+    monkeypatch.setattr(FusionModel, "loss", spoilt)
+    run = tmp_path / "run"
+    call = ["train", str(recipe_path), "--data", str(synthetic_card), "--out", str(run), "--accelerator", "cpu"]
+    assert main([*call, "--set", "workers=0"]) == 1
+    error = one_line(capsys)
+    assert "stage 'rgb-task', step 0" in error and "on samples" in error
+    assert [p.name for p in (run / "checkpoints").iterdir()] == ["s00-e000"]
+    entry = load_file(run / "checkpoints" / "s00-e000" / "model.safetensors")
+    assert all(torch.isfinite(tensor).all() for tensor in entry.values())

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 EXAMPLE = """examples:
@@ -32,11 +33,12 @@ def run(args: argparse.Namespace) -> int:
     from pipelines.run_report import report_run
 
     card = DatasetCard.load(args.data)
-    is_run = (args.subject / "model").exists()
-    result = evaluate(args.subject, card, args.split, args.without, args.examples if is_run else 0, args.provider)
+    reported = (args.subject / "model").exists() and not args.without
+    result = evaluate(args.subject, card, args.split, args.without, args.examples if reported else 0, args.provider)
     for other in args.beside:
-        result.rows += evaluate(other, card, args.split).rows
-    report = report_run(args.subject, result) if is_run else None
+        row = evaluate(other, card, args.split).rows[0]
+        result.rows.append(replace(row, name=f"{other.name}: {row.name}") if len(row.sensors) == 2 else row)
+    report = report_run(args.subject, result) if reported else None
     if args.json:
         print(json.dumps(result.as_json() | {"report": str(report) if report else None}, indent=1))
     else:

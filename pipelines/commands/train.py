@@ -19,13 +19,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="K=V", help="change a field of the recipe")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in RUN")
     parser.add_argument("--accelerator", default="auto", choices=("auto", "cpu", "cuda", "mps"))
-    parser.add_argument("--precision", default="32-true", choices=("32-true", "bf16-mixed", "16-mixed"))
+    parser.add_argument("--precision", default="32-true", choices=("32-true", "bf16-mixed"))
 
 
 def run(args: argparse.Namespace) -> int:
     """Train, then say where the run lies and what comes next."""
     from data.card import DatasetCard
     from pipelines.recipe_file import load_recipe
+    from pipelines.run_report import report_run
     from pipelines.train import train
 
     recipe = load_recipe(args.recipe, args.set)
@@ -38,5 +39,5 @@ def run(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 130
-    print(f"run {args.out}\nnext: rgbt evaluate {args.out} --data {args.data}")
+    print(f"run    {args.out}\nreport {report_run(args.out, None)}\nnext: rgbt evaluate {args.out} --data {args.data}")
     return 0

@@ -90,15 +90,15 @@ def spans(history: Iterable[dict[str, Any]], recipe: Recipe) -> list[Span]:
         if rows[-1]["epoch"]:
             start = found[-1].end if found else 0
             stage = stages[name]
-            chosen = _handed_on(rows, recipe, stage)
+            chosen = _handed_on(rows, recipe)
             found.append(Span(len(found) + 1, stage, recipe.sensors_of(stage), start, rows, chosen))
     return found
 
 
-def _handed_on(rows: tuple[dict[str, Any], ...], recipe: Recipe, stage: Stage) -> dict[str, Any]:
+def _handed_on(rows: tuple[dict[str, Any], ...], recipe: Recipe) -> dict[str, Any]:
     if recipe.select == "last":
         return rows[-1]
-    return max(rows, key=lambda r: r["ap50"]) if criterion(stage) == "ap50" else min(rows, key=lambda r: r["val_loss"])
+    return [row for row in rows if row["best"]][-1]
 
 
 def branches_of(stages: Iterable[Span]) -> list[str]:

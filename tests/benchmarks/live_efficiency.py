@@ -36,7 +36,7 @@ def write_bundle(out: Path) -> Path:
         "rgb": random.integers(0, 255, (1, *RGB_SIZE, 3), np.uint8),
         "thermal": random.integers(21_000, 23_000, (1, *THERMAL_SIZE), np.uint16),
     }
-    export_bundle(model.eval(), config.inputs, config.classes, golden, {}, "0" * 64, out)
+    export_bundle(model.eval(), config.inputs, config.classes, config.sensors, golden, {}, "0" * 64, out)
     return out
 
 
