@@ -262,6 +262,19 @@ def test_synth_refuses_wrong_arguments(tmp_path, capsys):
     assert names(out) == ["thesis.txt"] and names(tmp_path) == ["pairs"]
 
 
+def test_synth_leaves_the_pictures_beside_a_card_of_ones_own_alone(folder, capsys, monkeypatch):
+    """'data init' writes card.yaml beside the pictures by default: that folder is no generated one."""
+    for name in ("card.yaml", "truth.json", "scenes.json"):
+        (folder / name).unlink()
+    monkeypatch.chdir(folder)
+    assert rgbt(capsys, "init", "rgb", "thermal", "boxes.json")[0] == 0
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert folder / "card.yaml" in before
+    for out in (folder, "."):
+        assert "not replaced" in fails(capsys, "synth", out, "--pairs", "train=1", *SMALL)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
 def full_disk(*args, **kwargs):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -151,7 +151,8 @@ def run_synth(args: argparse.Namespace) -> int:
     sizes = tuple(args.rgb_size), tuple(args.thermal_size)
     if min(map(min, sizes)) < 32 or any(edge % 2 for edge in sizes[0]):
         raise DataError(f"sizes {sizes}: expected 32 pixels or more, and even numbers for RGB")
-    with atomic_folder(args.out, marker="card.yaml") as folder:
+    # Not card.yaml: 'data init' writes one beside pictures that nobody could generate again.
+    with atomic_folder(args.out, marker="truth.json") as folder:
         write_dataset(folder, args.pairs or DEFAULT_PAIRS, args.seed, *sizes)
         if args.video > 0:
             write_video(folder / "video", args.video, args.seed, *sizes)
