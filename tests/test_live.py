@@ -69,7 +69,7 @@ def test_every_pair_is_answered_in_order_from_its_own_frames():
     report, sink = play(range(0, 400, 40), range(3, 403, 40))
     assert [a.index for a in sink.answers] == list(range(10))
     assert [a.boxes[0, :2].tolist() for a in sink.answers] == [[n, 1000 + n] for n in range(10)]
-    assert sink.closed
+    assert sink.closed and not sink.failed
     assert (report.ended_by, report.counts["pairs"], report.stats.answers) == ("end", 10, 10)
     assert report.stats.skew_ms.percentile(50) == pytest.approx(3, rel=0.02)
     assert report.warnings() == []
@@ -141,7 +141,7 @@ def test_a_failing_sink_closes_everything_and_leaves_no_thread():
     other = CollectingSink()
     with pytest.raises(DataError, match="answer 2 refused"):
         play(range(0, 4000, 40), range(0, 4000, 40), sinks=[CollectingSink(fail_at=2), other])
-    assert other.closed
+    assert other.closed and other.failed
     assert threading.active_count() == before
 
 
@@ -325,6 +325,35 @@ def test_a_truncated_picture_ends_the_run_and_the_answers_before_it_stay(tiny_bu
     error = capsys.readouterr().err
     assert "3.png" in error and "truncated" in error and error.count("\n") == 1
     assert len(jsonl.read_text().splitlines()) == 3
+
+
+def test_a_run_that_fails_before_its_first_answer_leaves_what_lay_there(tiny_bundle, folders, tmp_path, capsys):
+    jsonl, video = tmp_path / "out.jsonl", tmp_path / "out.mkv"
+    swapped = {"rgb": folders["thermal"], "thermal": folders["rgb"]}
+    assert main(live(tiny_bundle, swapped, "--jsonl", jsonl, "--save", video)) == 1
+    assert list(tmp_path.iterdir()) == []
+    jsonl.write_text("the answers of yesterday\n")
+    video.write_bytes(b"the video of yesterday")
+    assert main(live(tiny_bundle, swapped, "--jsonl", jsonl, "--save", video)) == 1
+    assert jsonl.read_text() == "the answers of yesterday\n"
+    assert video.read_bytes() == b"the video of yesterday"
+    assert main(live(tiny_bundle, folders, "--jsonl", jsonl, "--limit", 1)) == 0
+    assert json.loads(jsonl.read_text())["index"] == 0
+    assert capsys.readouterr().err.count("\n") == 2
+
+
+def test_recordings_without_a_frame_leave_empty_json_lines_and_no_video(tiny_bundle, tmp_path, capsys):
+    empty, jsonl, video = tmp_path / "empty.avi", tmp_path / "out.jsonl", tmp_path / "out.mkv"
+    with av.open(str(empty), "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 40, 30, "gray16le"
+        container.start_encoding()
+    jsonl.write_text("the answers of yesterday\n")
+    call = ["live", str(tiny_bundle), "--thermal", str(empty), "--jsonl", str(jsonl), "--save", str(video)]
+    assert main(call) == 0
+    assert (jsonl.read_text(), video.exists()) == ("", False)
+    assert f"wrote {jsonl}\n" in (said := capsys.readouterr().out)
+    assert str(video) not in said
 
 
 def test_full_disk_is_one_line(tiny_bundle, folders, capsys):

@@ -97,6 +97,8 @@ def test_every_line_is_in_the_file_though_the_system_takes_it_in_pieces(tmp_path
 
 
 def test_a_run_without_answers_leaves_empty_json_lines(tmp_path):
+    JsonLinesSink(tmp_path / "out.jsonl", CLASSES).close(failed=True)
+    assert list(tmp_path.iterdir()) == []
     JsonLinesSink(tmp_path / "out.jsonl", CLASSES).close()
     assert (tmp_path / "out.jsonl").read_text() == ""
 

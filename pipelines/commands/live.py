@@ -149,9 +149,9 @@ def _stopped_by_signals(stop: threading.Event) -> "Iterator[None]":
 def _tell(args: argparse.Namespace, report: "LiveReport", provider: str) -> None:
     from pipelines.live.status import summary
 
+    files = {"jsonl": args.jsonl, "video": args.save if report.stats.answers else None}  # no answer, no picture
+    written = {name: None if path is None else str(path) for name, path in files.items()}
     if args.json:
-        files = {"jsonl": args.jsonl, "video": args.save}
-        written = {name: None if path is None else str(path) for name, path in files.items()}
         print(json.dumps({**report.as_dict(), "engine": args.engine, "provider": provider, **written}, indent=2))
         return
     print(summary(report.stats.answers, report.counts, report.seconds))
@@ -160,7 +160,7 @@ def _tell(args: argparse.Namespace, report: "LiveReport", provider: str) -> None
         print(f"inference {infer.percentile(50):.1f} ms (99 %: {infer.percentile(99):.1f} ms) on {provider}")
     if skew.count:
         print(f"skew {skew.percentile(50):.1f} ms (99 %: {skew.percentile(99):.1f} ms)")
-    for path in (args.jsonl, args.save):
+    for path in written.values():
         if path is not None:
             print(f"wrote {path}")
     for line in report.warnings():

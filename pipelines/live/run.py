@@ -241,7 +241,7 @@ def _shut(
     errors = []
     for sink in sinks:
         try:
-            sink.close()
+            sink.close(failed=is_failing)
         except DataError as error:
             errors.append(error)
     if errors and not is_failing:

@@ -29,13 +29,18 @@ class Sink(Protocol):
     def write(self, pair: Pair, prepared: Prepared, answer: Answer) -> None:
         """Take one answer; DataError when it cannot be kept."""
 
-    def close(self) -> None:
-        """Finish; what was written stays readable."""
+    def close(self, *, failed: bool = False) -> None:
+        """Finish; what was written stays readable.
+
+        Args:
+            failed: The run ends by an error: a sink that was given no answer leaves what lay at its place.
+        """
 
 
 class JsonLinesSink:
     """One JSON object a line, flushed, so that a kill loses no answer.
 
+    A file that lies there is replaced at the first answer, or at the end of a run in order without one.
     Keys: index, time_ns (of the newer frame), skew_ms (thermal minus RGB, null when one is absent), present
     [rgb, thermal], frames [number of the RGB frame, of the thermal frame; null when absent], boxes: a list of
     {box: [x1, y1, x2, y2] in pixels of the delivered RGB frame, score, class}.
@@ -63,10 +68,13 @@ class JsonLinesSink:
                 raise
         self._whole += length
 
-    def close(self) -> None:
-        """Close the file; a run without an answer leaves an empty one."""
+    def close(self, *, failed: bool = False) -> None:
+        """Close the file; a run in order without an answer leaves an empty one."""
         with _told(self._path, None):
-            (self._file or FileIO(self._path, "w")).close()
+            if self._file is None and not failed:
+                self._file = FileIO(self._path, "w")
+            if self._file is not None:
+                self._file.close()
 
     def _line(self, pair: Pair, answer: Answer) -> dict[str, Any]:
         frames = (pair.rgb, pair.thermal)
@@ -117,7 +125,7 @@ class VideoSink:
             picture.pts, picture.time_base = self._last_pts, Fraction(1, 1000)
             self._container.mux(self._stream.encode(picture))
 
-    def close(self) -> None:
+    def close(self, *, failed: bool = False) -> None:
         """Write the frames that the encoder still holds, and finish the file."""
         container, self._container = self._container, None
         if container is None:
@@ -166,7 +174,7 @@ class WindowSink:
         if key in (ord("q"), 27) or is_closed:
             self._stop.set()
 
-    def close(self) -> None:
+    def close(self, *, failed: bool = False) -> None:
         """Close the window."""
         if self._is_open:
             cv2.destroyWindow(self._title)
@@ -179,6 +187,7 @@ class CollectingSink:
         self.answers: list[Answer] = []
         self.pairs: list[Pair] = []
         self.closed = False
+        self.failed = False
         self._fail_at = fail_at
 
     def write(self, pair: Pair, prepared: Prepared, answer: Answer) -> None:
@@ -188,9 +197,9 @@ class CollectingSink:
         self.answers.append(answer)
         self.pairs.append(pair)
 
-    def close(self) -> None:
-        """Remember that it was closed."""
-        self.closed = True
+    def close(self, *, failed: bool = False) -> None:
+        """Remember that it was closed, and whether the run failed."""
+        self.closed, self.failed = True, failed
 
 
 SINKS: dict[str, Callable[..., Sink]] = {"video": VideoSink, "jsonl": JsonLinesSink, "window": WindowSink}
