@@ -166,8 +166,8 @@ def _providers() -> Iterator[Finding]:
             engine = OnnxRuntime(TINY_MODEL, provider)
             answer = engine.run({"x": np.ones((1, 1, 4, 4), np.float32)})["y"]
         except ExportError as error:
-            found, _, advice = str(error).partition("; ")
-            yield Finding(f"provider {provider}", level, found, advice.removesuffix(OR_CPU))
+            found, _, advice = str(error).removesuffix(OR_CPU).rpartition("; ")
+            yield Finding(f"provider {provider}", level, found, advice)
         else:
             right = bool((answer == 9).all())
             yield Finding(

@@ -47,6 +47,31 @@ def test_tiny_model_is_what_it_says():
     assert onnx.load_from_string(doctor.TINY_MODEL) == model
 
 
+def test_a_runtime_that_loads_and_does_not_run(monkeypatch, capsys):
+    """Such as a GPU for which onnxruntime has no code; here a graph that reads beside its input."""
+    graph = helper.make_graph(
+        [helper.make_node("Gather", ["x", "i"], ["y"])],
+        "beside",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 1, 4, 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 1, 4, 4])],
+        [numpy_helper.from_array(np.array([9]), "i")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    monkeypatch.setattr(doctor, "TINY_MODEL", model.SerializeToString())
+    assert main(["doctor"]) == 1
+    said = capsys.readouterr()
+    line = next(line for line in said.out.splitlines() if "provider cpu" in line)
+    assert line.startswith("problem  provider cpu")
+    assert "out of data bounds" in line and "→ free some memory, or repair" in line
+    assert said.err == ""
+
+
+def test_a_graph_that_does_not_load(monkeypatch):
+    monkeypatch.setattr(doctor, "TINY_MODEL", b"no graph")
+    finding = found(doctor._providers, "provider cpu")
+    assert "cannot load it" in finding.found and finding.advice.startswith("install a newer onnxruntime")
+
+
 @pytest.fixture
 def installed(monkeypatch):
     """Pretend that these packages, and no others, have these versions."""

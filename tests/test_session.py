@@ -7,6 +7,7 @@ import onnxruntime
 import pytest
 
 from export.bundle import read_bundle
+from export.engines.onnx_runtime import OnnxRuntime, _reason
 from export.errors import ExportError
 from export.session import ENGINES, Session
 
@@ -142,6 +143,47 @@ def test_graph_that_the_description_does_not_fit(other_model):
     from pipelines.doctor import TINY_MODEL
 
     assert "but bundle.json says" in refusal(lambda: Session(other_model(TINY_MODEL)))
+
+
+def graph(node, inputs, outputs):
+    """Bytes of a model of one node; inputs and outputs are name → (dtype, shape)."""
+    from onnx import TensorProto, helper
+
+    def values(named):
+        return [helper.make_tensor_value_info(n, getattr(TensorProto, dtype), s) for n, (dtype, s) in named.items()]
+
+    one = helper.make_node(node, list(inputs), list(outputs))
+    made = helper.make_graph([one], "g", values(inputs), values(outputs))
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    return model.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("node", "inputs", "feeds", "says"),
+    [
+        ("ConstantOfShape", {"s": ("INT64", [1])}, {"s": np.array([1 << 50])}, "buffer of size 4503599627370496)"),
+        ("Relu", {"x": ("FLOAT", ["n"])}, {"x": np.zeros((2, 2), np.float32)}, "Invalid rank for input: x"),
+        ("Gather", {"x": ("FLOAT", ["n"]), "i": ("INT64", ["m"])},
+         {"x": np.zeros(3, np.float32), "i": np.array([9])}, "(indices element out of data bounds"),
+        ("Relu", {"x": ("FLOAT", ["n"])}, {}, "missing from input feed"),
+    ],
+)  # fmt: skip
+def test_a_run_that_fails_is_one_line(capfd, node, inputs, feeds, says):
+    engine = OnnxRuntime(graph(node, inputs, {"y": ("FLOAT", ["k"])}))
+    line = refusal(lambda: engine.run(feeds))
+    assert line.startswith("ONNX Runtime fails on provider 'cpu' (")
+    assert says in line and "; free some memory" in line
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_reason_of_a_gpu_s_failure_is_what_the_driver_said():
+    error = RuntimeError(
+        "[ONNXRuntimeError] : 1 : FAIL : Non-zero status code returned while running Conv node. Name:'c' Status "
+        f"Message: CUDA error {'x' * 300} no kernel image is available for execution on the device ; GPU=0 ; hostname=h"
+    )
+    reason = _reason(error)
+    assert reason.startswith("…") and reason.endswith("no kernel image is available for execution on the device")
+    assert _reason(RuntimeError()) == "RuntimeError"
 
 
 def test_closed_session_lets_go_of_the_graph(tiny_bundle):

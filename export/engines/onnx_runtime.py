@@ -27,6 +27,15 @@ _ADVICE = {
 }
 
 
+_GPU_ADVICE = f"free memory on the GPU, or install a driver and an onnxruntime-gpu that know this GPU{OR_CPU}"
+_RUN_ADVICE = {
+    "cpu": "free some memory, or repair the runtime: pip install --force-reinstall rgbt-fusion",
+    "cuda": _GPU_ADVICE,
+    "tensorrt": _GPU_ADVICE,
+}
+_LONGEST = 200
+
+
 class OnnxRuntime:
     """One graph on one provider of ONNX Runtime.
 
@@ -54,8 +63,19 @@ class OnnxRuntime:
         return list(self._outputs)
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Answer one batch."""
-        return dict(zip(self._outputs, self._session.run(self._outputs, dict(feeds)), strict=True))
+        """Answer one batch.
+
+        Raises:
+            ExportError: ONNX Runtime fails: no memory left, a GPU it has no code for, a feed it does not take.
+        """
+        run = self._session.run
+        try:
+            answers = run(self._outputs, dict(feeds))
+        except Exception as error:  # noqa: BLE001 - the C++ side raises a dozen types
+            raise ExportError(
+                f"ONNX Runtime fails on provider '{self.provider}' ({_reason(error)}); {_RUN_ADVICE[self.provider]}"
+            ) from None
+        return dict(zip(self._outputs, answers, strict=True))
 
     def close(self) -> None:
         """Free the graph's memory; the engine cannot run afterwards."""
@@ -86,7 +106,10 @@ def _open(model: Path | bytes, provider: str, threads: int | None) -> Any:  # no
             )
         except Exception as error:  # noqa: BLE001 - the C++ side raises a dozen types
             where = "the graph" if isinstance(model, bytes) else model
-            raise ExportError(f"{where}: ONNX Runtime cannot load it ({_first_line(error)})") from None
+            raise ExportError(
+                f"{where}: ONNX Runtime cannot load it ({_first_line(error)}); "
+                "install a newer onnxruntime, or export the bundle again"
+            ) from None
     if name not in session.get_providers():
         raise ExportError(
             f"provider '{provider}' does not load here{_missing(onnxruntime, provider)}; {_ADVICE[provider]}{OR_CPU}"
@@ -133,4 +156,11 @@ def _missing(onnxruntime: Any, provider: str) -> str:  # noqa: ANN401 - untyped 
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+    return str(error).strip().splitlines()[0][:_LONGEST] if str(error).strip() else type(error).__name__
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong in a run: it stands at the end of the line, behind node and source file, before ' ; GPU=0 …'."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    reason = line.rpartition("Status Message: ")[2].partition(" ; ")[0].strip()
+    return reason if len(reason) <= _LONGEST else f"…{reason[-_LONGEST:]}"
