@@ -22,7 +22,8 @@ RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxrunti
 OPENCVS = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
 CODECS = {"h264": "r", "ffv1": "r", "libx264": "w"}
 """Codec → r: it must decode, w: it must encode."""
-
+_PATIENCE_S = 20.0
+"""How long nvidia-smi may take; beside a driver that hangs it never returns."""
 
 TINY_MODEL = base64.b64decode(
     "CAg6lAEKDwoBeAoBdxIBYyIEQ29udgoMCgFjEgF5IgRSZWx1EgR0aW55KjMIAQgBCAMIAxABQgF3SiQAAIA/AACAPwAAgD8AAIA/AACAPwAAgD8A"
@@ -144,7 +145,15 @@ def _gpu() -> Iterator[Finding]:
     if not shutil.which("nvidia-smi"):
         return
     query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
-    answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=_PATIENCE_S, check=False)
+    except subprocess.TimeoutExpired:
+        found = f"nvidia-smi does not answer within {_PATIENCE_S:g} s"
+        yield Finding("gpu", "note", found, "restart the machine, or reinstall the NVIDIA driver")
+        return
+    except OSError as error:
+        yield Finding("gpu", "note", f"nvidia-smi cannot be started: {error.strerror}", "reinstall the NVIDIA driver")
+        return
     if answer.returncode != 0:
         text = (answer.stderr or answer.stdout).strip().partition("\n")[0]
         yield Finding("gpu", "note", f"nvidia-smi fails: {text}", "reinstall the NVIDIA driver")

@@ -105,6 +105,19 @@ def test_gpu(tmp_path, monkeypatch):
     assert "no driver" in found(doctor._gpu, "gpu").found
 
 
+def test_a_gpu_that_does_not_answer_is_a_note(tmp_path, monkeypatch):
+    tool = tmp_path / "nvidia-smi"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(doctor, "_PATIENCE_S", 0.1)
+    tool.write_text("#!/bin/sh\nexec /bin/sleep 60\n")
+    tool.chmod(0o755)
+    finding = found(doctor._gpu, "gpu")
+    assert (finding.level, finding.found) == ("note", "nvidia-smi does not answer within 0.1 s")
+    assert "driver" in finding.advice
+    tool.write_text("#!/no/such/interpreter\n")
+    assert found(doctor._gpu, "gpu").found == "nvidia-smi cannot be started: No such file or directory"
+
+
 def test_two_onnx_runtimes(installed):
     installed(onnxruntime="1.22.0", onnxruntime_gpu="1.22.0")
     finding = found(doctor._one_runtime, "onnx runtimes")
