@@ -15,6 +15,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from export.errors import ExportError
+from pipelines.live.windows import window_system
 
 Level = Literal["ok", "note", "problem"]
 
@@ -124,18 +125,12 @@ def _opencv() -> Iterator[Finding]:
         advice = "apt-get install libgl1 libglib2.0-0" if ".so" in str(error) else "pip install opencv-python"
         yield Finding("cv2", "problem", str(error), advice)
         return
-    window = _window_system(cv2.getBuildInformation())
-    if window == "NONE":
+    window = window_system(cv2.getBuildInformation())
+    if window is None:
         advice = "live --show needs opencv-python instead of opencv-python-headless; all else works"
         yield Finding("cv2", "note", f"{cv2.__version__} without windows", advice)
     else:
         yield Finding("cv2", "ok", f"{cv2.__version__}, windows by {window}")
-
-
-def _window_system(build: str) -> str:
-    """The GUI line of OpenCV's build information; NONE for the headless builds."""
-    lines = [line.split(":", 1)[1].strip() for line in build.splitlines() if line.strip().startswith("GUI:")]
-    return lines[0] if lines and lines[0] else "NONE"
 
 
 def _gpu() -> Iterator[Finding]:

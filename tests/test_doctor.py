@@ -137,19 +137,6 @@ def test_opencv_twins_that_differ(installed):
     assert [finding.name for finding in doctor._opencv()] == ["cv2"]
 
 
-@pytest.mark.parametrize(
-    ("build", "window"),
-    [
-        ("  GUI:                           QT5\n", "QT5"),
-        ("  GUI: NONE\n", "NONE"),
-        ("  GUI:   \n", "NONE"),
-        ("", "NONE"),
-    ],
-)
-def test_window_system(build, window):
-    assert doctor._window_system(build) == window
-
-
 def test_missing_and_old_packages(installed):
     installed(numpy="1.20.0", av="15.0.0")
     findings = {finding.name: finding for finding in doctor._packages()}

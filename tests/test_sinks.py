@@ -19,6 +19,7 @@ from pipelines.live import sinks as sinks_module
 from pipelines.live.answer import Answer, read_answer
 from pipelines.live.draw import COLOURS, Composer, draw_boxes, false_colour
 from pipelines.live.sinks import SINKS, JsonLinesSink, VideoSink, WindowSink, windows_missing
+from pipelines.live.windows import window_system
 
 CLASSES = ("person", "car")
 INPUTS = InputSpec(rgb_size=(64, 96), thermal_size=(32, 48), thermal=ThermalSpec(unit="counts16"))
@@ -198,6 +199,19 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_run(tmp_path, kind
 def test_video_needs_a_name_that_says_matroska(tmp_path):
     with pytest.raises(DataError, match=r"name it out\.mkv"):
         VideoSink(tmp_path / "out.mp4", Composer(INPUTS, CLASSES))
+
+
+@pytest.mark.parametrize(
+    ("build", "window"),
+    [
+        ("  GUI:                           QT5\n", "QT5"),
+        ("  GUI: NONE\n", None),
+        ("  GUI:   \n", None),
+        ("", None),
+    ],
+)
+def test_window_system_is_read_from_the_build_information(build, window):
+    assert window_system(build) == window
 
 
 def test_window_needs_windows_and_a_desktop(monkeypatch):

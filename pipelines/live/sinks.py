@@ -19,6 +19,7 @@ from data.frame import Pair
 from data.prepare import Prepared
 from pipelines.live.answer import Answer
 from pipelines.live.draw import Composer
+from pipelines.live.windows import window_system
 
 _KEY_FRAME_EVERY = 30
 
@@ -208,8 +209,7 @@ SINKS: dict[str, Callable[..., Sink]] = {"video": VideoSink, "jsonl": JsonLinesS
 
 def windows_missing() -> str | None:
     """Say why a desktop window cannot be opened here; None where it can."""
-    gui = next((line for line in cv2.getBuildInformation().splitlines() if line.strip().startswith("GUI:")), "")
-    if not gui or "NONE" in gui:
+    if window_system(cv2.getBuildInformation()) is None:
         return "this OpenCV is built without windows (opencv-python-headless)"
     # Qt ends the whole process where it finds no display.
     if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
