@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 Image = NDArray[Any]
@@ -49,8 +48,3 @@ class Pair:
     def time_ns(self) -> int:
         """Capture time of the newer frame in nanoseconds."""
         return max(f.time_ns for f in (self.rgb, self.thermal) if f is not None)
-
-    @property
-    def present(self) -> NDArray[np.float32]:
-        """Float32 [2]: 1 where RGB, thermal is there."""
-        return np.array([self.rgb is not None, self.thermal is not None], np.float32)
