@@ -14,7 +14,7 @@ from data.synthetic.video import write_video
 if TYPE_CHECKING:
     from fusion.model import FusionModel
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as pipelines.cli does; torch is not loaded yet
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as pipelines.cli does; torch is not loaded yet
 
 NO_PAIRS = "no real pairs"
 SHARED = Path(__file__).parents[2] / "shared" / "data"
