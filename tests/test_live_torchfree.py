@@ -9,11 +9,15 @@ import numpy as np
 import pytest
 
 from data.card import DatasetCard
+from data.images import read_thermal, write_image
 from data.pairs import load_pair
 from data.prepare import Preparer
+from data.rig import Rig
 from data.synthetic.dataset import write_dataset
-from export.bundle import read_bundle
-from export.session import Session
+from pipelines.evaluate import evaluate, open_subject
+
+CLASSES = ("person", "car")
+"""Of the tiny bundle."""
 
 BLOCK = """
     import sys
@@ -72,10 +76,34 @@ def test_help_loads_nothing_heavy():
 
 @pytest.fixture(scope="module")
 def card(tmp_path_factory):
-    """Eight test pairs of the tiny bundle's sizes, misaligned as their rig says."""
+    """Eight test pairs for the tiny bundle, of a thermal camera that hangs on its side and looks askew."""
     pairs = {"train": 1, "val": 1, "test": 8, "unlabelled": 1}
     out = tmp_path_factory.mktemp("pairs")
-    return DatasetCard.load(write_dataset(out, pairs, seed=3, rgb_size=(48, 64), thermal_size=(30, 40)))
+    made = DatasetCard.load(write_dataset(out, pairs, seed=3, rgb_size=(48, 64), thermal_size=(30, 40)))
+    for path in (out / "thermal").iterdir():
+        upright = read_thermal(path, made.thermal_spec)
+        path.unlink()
+        write_image(path, np.rot90(upright))  # counter-clockwise: the rig turns it back
+    rig = Rig(
+        rgb_size=(48, 64),
+        thermal_size=(40, 30),
+        rotate=90,
+        homography=((1.35, 0.12, 3.0), (-0.08, 1.45, 4.5), (0.0006, -0.0004, 1.0)),
+    )
+    rig.save(out / "rig.yaml")
+    _keep_classes(out / "boxes.json", CLASSES)
+    changed = {"thermal_size": (40, 30), "rig": "rig.yaml", "classes": CLASSES}
+    DatasetCard.model_validate({**made.model_dump(exclude_unset=True), **changed}).save(out / "card.yaml")
+    return DatasetCard.load(out / "card.yaml")
+
+
+def _keep_classes(path, classes):
+    """Leave only the labels of these classes in a COCO file."""
+    coco = json.loads(path.read_text(encoding="utf-8"))
+    kept = {category["id"] for category in coco["categories"] if category["name"] in classes}
+    coco["categories"] = [category for category in coco["categories"] if category["id"] in kept]
+    coco["annotations"] = [box for box in coco["annotations"] if box["category_id"] in kept]
+    path.write_text(json.dumps(coco), encoding="utf-8")
 
 
 def test_live_gives_the_same_detections_as_evaluate_on_the_same_pairs(tiny_bundle, card, tmp_path):
@@ -84,29 +112,39 @@ def test_live_gives_the_same_detections_as_evaluate_on_the_same_pairs(tiny_bundl
         (tmp_path / sensor).mkdir()
         for sample in samples:
             path = getattr(sample, sensor)
-            (tmp_path / sensor / f"{sample.id.replace('/', '_')}{path.suffix}").symlink_to(path)
-    card.load_rig().save(tmp_path / "rig.yaml")
+            (tmp_path / sensor / path.name).symlink_to(path)
     run(
         """
         from pipelines.cli import main
         assert main(["live", *sys.argv[1:]]) == 0
         """,
-        *(tiny_bundle, "--rgb", tmp_path / "rgb", "--thermal", tmp_path / "thermal", "--rig", tmp_path / "rig.yaml"),
-        *("--score", 0, "--threads", 1, "--jsonl", tmp_path / "out.jsonl"),
+        *(tiny_bundle, "--rgb", tmp_path / "rgb", "--thermal", tmp_path / "thermal"),
+        *("--rig", card.path.parent / "rig.yaml", "--score", 0, "--threads", 1, "--jsonl", tmp_path / "out.jsonl"),
     )
     lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
 
-    session = Session(read_bundle(tiny_bundle))
-    preparer = Preparer(card.inputs(), card.load_rig())
-    classes = read_bundle(tiny_bundle).info.classes
-    assert len(lines) == len(samples)
-    for line, sample in zip(lines, sorted(samples, key=lambda s: s.id), strict=True):
-        prepared, _ = load_pair(sample, preparer)
-        boxes = session.run(prepared.rgb[None], prepared.thermal[None], prepared.present[None])["boxes"][0]
-        boxes = boxes[boxes[:, 4] > 0]
+    measured = evaluate(tiny_bundle, card, "test", examples=len(samples)).examples
+    assert [example.id for example in measured] == sorted(sample.id for sample in samples)
+    warped = 0
+    for line, example in zip(lines, measured, strict=True):
+        boxes = example.found[example.found[:, 4] > 0]
         assert line["present"] == [1, 1]
         assert len(line["boxes"]) == len(boxes) > 0
-        np.testing.assert_allclose([b["box"] for b in line["boxes"]], boxes[:, :4] / prepared.scale, atol=0.1)
+        np.testing.assert_allclose([b["box"] for b in line["boxes"]], boxes[:, :4], atol=0.1)
         np.testing.assert_allclose([b["score"] for b in line["boxes"]], boxes[:, 4], atol=1e-4)
-        assert [b["class"] for b in line["boxes"]] == [classes[int(label)] for label in boxes[:, 5]]
-    session.close()
+        assert [b["class"] for b in line["boxes"]] == [CLASSES[int(label)] for label in boxes[:, 5]]
+        warped += int((example.thermal == card.thermal_spec.invalid).any())
+    assert warped == len(samples), "the rig leaves a part of the view unseen, so a pair without a warp would differ"
+
+
+def test_the_answers_depend_on_the_rig(tiny_bundle, card):
+    """Without the warp, or with it turned over, they are others: so the test above would see a wrong one."""
+    turned_over = card.load_rig().model_copy(update={"rotate": 270})
+    unwarped = card.load_rig().model_copy(update={"homography": None})
+    subject, sample = open_subject(tiny_bundle), card.samples("test")[0]
+    right, *wrong = (
+        subject.predict(load_pair(sample, Preparer(card.inputs(), rig))[0])
+        for rig in (card.load_rig(), turned_over, unwarped)
+    )
+    for answer in wrong:
+        assert np.abs(answer[:, 4] - right[:, 4]).max() > 1e-3
