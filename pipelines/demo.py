@@ -23,7 +23,7 @@ from pipelines.recipe_file import dump_recipe, load_recipe
 from pipelines.run_report import report_run
 from pipelines.train import HISTORY, RECIPE, train
 
-PAIRS = {"train": 200, "val": 48, "test": 96, "unlabelled": 60}
+PAIRS = {"train": 200, "val": 40, "test": 96, "unlabelled": 60}
 RECIPES = {"fused": "demo", "rgb_only": "demo-rgb-only", "thermal_only": "demo-thermal-only"}
 """Row of the result → recipe."""
 VIDEO_SECONDS = 6.0
