@@ -46,3 +46,9 @@ def test_table(tiny_bundle, capsys):
 def test_batch_of_nothing(tiny_bundle, capsys, batch):
     assert main(["bench", str(tiny_bundle), "--batch", batch]) == 1
     assert "at least 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seconds", ["0", "nan", "inf"])
+def test_no_time_or_no_end(tiny_bundle, capsys, seconds):
+    assert main(["bench", str(tiny_bundle), "--seconds", seconds]) == 1
+    assert f"--seconds is {seconds}; give a time above 0" in capsys.readouterr().err

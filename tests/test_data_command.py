@@ -256,10 +256,32 @@ def test_synth_refuses_wrong_arguments(tmp_path, capsys):
     assert "'train:3' is not of the form" in capsys.readouterr().err
     assert "expected a number from 1" in fails(capsys, "synth", out, "--pairs", "trian=3")
     assert "even numbers" in fails(capsys, "synth", out, "--rgb-size", "47", "64")
+    assert "expected 32 to 8192 pixels" in fails(capsys, "synth", out, "--rgb-size", "10000000000", "64")
     out.mkdir()
     (out / "thesis.txt").write_text("mine", encoding="utf-8")
     assert "not replaced" in fails(capsys, "synth", out, "--pairs", "train=1", *SMALL)
     assert names(out) == ["thesis.txt"] and names(tmp_path) == ["pairs"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("synth", "pairs", "--seed", "-1"), "argument --seed: '-1' is not a whole number from 0"),
+        (("synth", "pairs", "--seed", "1.5"), "argument --seed: '1.5' is not a whole number from 0"),
+        (("show", "card.yaml", "--augment", "--seed", "-1"), "argument --seed: '-1' is not a whole number from 0"),
+        (("synth", "pairs", "--video", "nan"), "argument --video: 'nan' is not a number of seconds from 0.1"),
+        (("synth", "pairs", "--video", "inf"), "argument --video: 'inf' is not"),
+        (("synth", "pairs", "--video", "-3"), "argument --video: '-3' is not"),
+        (("synth", "pairs", "--video", "long"), "argument --video: 'long' is not"),
+    ],
+)
+def test_numbers_out_of_range_are_wrong_usage(folder, capsys, monkeypatch, words, says):
+    monkeypatch.chdir(folder)
+    before = names(folder)
+    code, _, err = rgbt(capsys, *words)
+    assert code == 2 and "Traceback" not in err
+    assert says in err.splitlines()[-1]
+    assert names(folder) == before
 
 
 def test_synth_leaves_the_pictures_beside_a_card_of_ones_own_alone(folder, capsys, monkeypatch):

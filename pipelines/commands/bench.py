@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import math
 import shlex
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ def run(args: argparse.Namespace) -> int:
 
     if min(args.batch) < 1:
         raise ExportError(f"--batch is {min(args.batch)}; give at least 1")
+    if not 0 < args.seconds < math.inf:
+        raise ExportError(f"--seconds is {args.seconds:g}; give a time above 0")
     bundle = read_bundle(args.bundle)
     session = Session(bundle, args.engine, args.provider, args.threads)
     rows = [dataclasses.asdict(measure(session, batch, args.seconds)) for batch in args.batch]

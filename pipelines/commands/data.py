@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,8 @@ EXAMPLE = """examples:
 """
 _SHOWN = 30
 """Lines of one kind that are printed; --json has all."""
+_SMALLEST, _LARGEST = 32, 8192
+"""Edges of generated pictures in pixels."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -58,7 +61,7 @@ def _configure_show(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", help="default: the card's first split")
     parser.add_argument("--n", type=int, default=12, help="pairs to draw (default: 12)")
     parser.add_argument("--augment", action="store_true", help="as training changes them")
-    parser.add_argument("--seed", type=int, default=0, help="of the augmentation")
+    parser.add_argument("--seed", type=_seed, default=0, help="of the augmentation")
     parser.set_defaults(run=run_show)
 
 
@@ -66,10 +69,10 @@ def _configure_synth(parser: argparse.ArgumentParser) -> None:
     edges = ("HEIGHT", "WIDTH")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write; a former one of this kind is replaced")
     parser.add_argument("--pairs", type=_pairs, default=None, metavar="SPLIT=N,…", help="how many of each split")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=_seed, default=0)
     parser.add_argument("--rgb-size", type=int, nargs=2, default=(160, 192), metavar=edges)
     parser.add_argument("--thermal-size", type=int, nargs=2, default=(128, 160), metavar=edges)
-    parser.add_argument("--video", type=float, default=0.0, metavar="SECONDS", help="also a recording, in OUT/video")
+    parser.add_argument("--video", type=_seconds, default=0.0, metavar="SECONDS", help="also a recording, in OUT/video")
     parser.add_argument("--json", action="store_true")
     parser.set_defaults(run=run_synth)
 
@@ -79,6 +82,22 @@ def _pairs(text: str) -> dict[str, int]:
         return {name: int(count) for name, count in (part.split("=") for part in text.split(","))}
     except ValueError:
         raise argparse.ArgumentTypeError(f"'{text}' is not of the form train=240,val=60") from None
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 0")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if seconds != 0 and not 0.1 <= seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds from 0.1")
+    return seconds
 
 
 def run_init(args: argparse.Namespace) -> int:
@@ -149,8 +168,9 @@ def run_synth(args: argparse.Namespace) -> int:
     from fusion.folder import atomic_folder
 
     sizes = tuple(args.rgb_size), tuple(args.thermal_size)
-    if min(map(min, sizes)) < 32 or any(edge % 2 for edge in sizes[0]):
-        raise DataError(f"sizes {sizes}: expected 32 pixels or more, and even numbers for RGB")
+    edges = [*sizes[0], *sizes[1]]
+    if min(edges) < _SMALLEST or max(edges) > _LARGEST or any(edge % 2 for edge in sizes[0]):
+        raise DataError(f"sizes {sizes}: expected {_SMALLEST} to {_LARGEST} pixels, and even numbers for RGB")
     # Not card.yaml: 'data init' writes one beside pictures that nobody could generate again.
     with atomic_folder(args.out, marker="truth.json") as folder:
         write_dataset(folder, args.pairs or DEFAULT_PAIRS, args.seed, *sizes)

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import signal
 import sys
 import threading
@@ -95,7 +96,7 @@ def _settings(args: argparse.Namespace) -> "LiveSettings":
         raise DataError(f"--score {args.score:g}: give a number from 0 to 1")
     if args.limit is not None and args.limit < 1:
         raise DataError(f"--limit {args.limit}: give at least 1")
-    if args.max_skew is not None and args.max_skew < 0:
+    if args.max_skew is not None and not 0 <= args.max_skew < math.inf:
         raise DataError(f"--max-skew {args.max_skew:g}: give milliseconds, 0 or more")
     max_skew_ns = None if args.max_skew is None else round(args.max_skew * 1e6)
     return LiveSettings(score=args.score, max_skew_ns=max_skew_ns, hold=args.hold, limit=args.limit)

@@ -16,6 +16,10 @@ from pipelines.live.video import VideoFile
 Policy = Literal["ordered", "latest"]
 """ordered: every frame, in order. latest: when the pipeline is slower, old frames make room for new ones."""
 
+_FPS = 25.0
+_SLOWEST, _FASTEST = 1e-6, 1e6
+"""Pictures per second: one in eleven days … times of a microsecond's distance."""
+
 
 class Source(Protocol):
     """A stream of frames of one sensor."""
@@ -56,7 +60,7 @@ class FolderOrder:
     """
 
     def __init__(self, folders: Sequence[Path], fps: float) -> None:
-        if fps <= 0:
+        if not _SLOWEST <= fps <= _FASTEST:
             raise DataError(f"--fps {fps:g}: give the recording's pictures per second, such as --fps 25")
         self.period_ns = round(1e9 / fps)
         pictures = {folder: _pictures(folder) for folder in folders}
@@ -178,9 +182,6 @@ def open_sources(arguments: dict[Sensor, str], spec: ThermalSpec, fps: float | N
             source.close()
         raise
     return opened
-
-
-_FPS = 25.0
 
 
 def _pictures(folder: Path) -> list[Path]:
