@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from data.errors import DataError
 from data.prepare import InputSpec, Prepared, Preparer
 from data.rig import Rig
+from export.bench import cores
 from export.bundle import MODEL, read_bundle
 from export.session import Session
 from pipelines.live.pairing import Sensor
@@ -83,7 +84,7 @@ def measure_live(
         bundle: The bundle's folder.
         engine: As Session takes it.
         provider: As Session takes it.
-        threads: Threads of the model; None: all cores.
+        threads: Threads of the model; None: all cores that this process may use.
         frames: Frames of each file.
         workdir: Where the files are written; None: a temporary folder.
 
@@ -91,7 +92,7 @@ def measure_live(
         DataError: the bundle's unit has no video format (celsius), or a part of the measurement failed.
     """
     inputs = InputSpec.model_validate(read_bundle(bundle).info.inputs.model_dump())
-    threads = threads or os.cpu_count() or 1
+    threads = threads or cores()
     with tempfile.TemporaryDirectory(prefix="rgbt-bench-", dir=workdir) as folder:
         files, described = write_files(Path(folder), inputs, frames)
         model = [str(bundle), "--engine", engine, "--provider", provider, "--threads", str(threads)]

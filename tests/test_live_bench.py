@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 
 import av
 import pytest
@@ -61,6 +64,25 @@ def test_what_no_file_can_hold_is_one_line(tmp_path):
 def test_a_part_that_fails_says_why(tiny_bundle, tmp_path):
     with pytest.raises(DataError, match="unknown provider 'nope'"):
         measure_live(tiny_bundle, provider="nope", frames=4, workdir=tmp_path)
+
+
+def test_threads_are_those_that_this_process_may_use(tiny_bundle, tmp_path, monkeypatch):
+    def tell(module, arguments):
+        raise DataError(" ".join(arguments))
+
+    monkeypatch.setattr(live_bench, "cores", lambda: 3)
+    monkeypatch.setattr(live_bench, "_child", tell)
+    with pytest.raises(DataError, match="--threads 3 "):
+        measure_live(tiny_bundle, frames=4, workdir=tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs a system that binds processes to cores")
+def test_decoding_takes_no_more_threads_than_this_process_may_use():
+    script = (
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
+        "from pipelines.live.video import DECODING_THREADS; print(DECODING_THREADS)"
+    )
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, check=True).stdout == b"1\n"
 
 
 def test_the_command_prints_the_figures(tiny_bundle, capsys, monkeypatch):

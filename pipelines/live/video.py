@@ -1,6 +1,5 @@
 """Video files through PyAV: RGB as rgb24, thermal at its own depth, time stamps in nanoseconds."""
 
-import os
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -14,9 +13,10 @@ from av.video.reformatter import ColorRange, VideoReformatter
 from data.errors import DataError
 from data.frame import Frame, Image
 from data.thermal import ThermalSpec
+from export.bench import cores
 from pipelines.live.pairing import Sensor
 
-DECODING_THREADS = min(4, os.cpu_count() or 1)
+DECODING_THREADS = min(4, cores())
 """Slices of one frame that are decoded at once, where the coding has slices."""
 _GREY_SPREAD = 12.0
 """Mean distance of R, G, B that lossy coding of a grey picture stays under; a palette lies far above."""
