@@ -105,6 +105,11 @@ def test_inputs_follow_the_rig_and_the_canvas(folder):
         ("train: {coco: train}", "train: {coco: train, ids: []}", "exactly one of file, ids, coco"),
         ("unit: counts16", "unit: kelvin", r"card\.yaml:9: thermal_spec.unit"),
         ("version: 1", "version: 2", r"card\.yaml:1: version"),
+        (
+            "{unit: counts16}",
+            "{unit: counts16, planck: {r1: 14906.2, r2: 0.011, b: 1396.5, f: 1, o: -7261}}",
+            r"card\.yaml:9: thermal_spec: planck: .* not converted .* data\.thermal\.counts_to_celsius, then say unit",
+        ),
     ],
 )
 def test_a_wrong_card_is_one_line(folder, old, new, text):
