@@ -46,7 +46,7 @@ class LiveFigures:
     """What ``rgbt bench BUNDLE --live`` prints."""
 
     live_efficiency: float
-    """(M + D) / L: 1 means that pairing, aligning, sinks and start-up cost nothing."""
+    """(M + D) / L: 1 means that pairing, aligning, sinks, start-up and end cost nothing."""
     live_ratio: float
     """Wall clock: live pairs per second over those of the bare model; decoding shares the cores."""
     m_cpu_ms: float
@@ -55,7 +55,8 @@ class LiveFigures:
     m_share: float
     """M / (M + D)."""
     startup_cpu_ms: float
-    """Part of L: imports, hash check, loading and warming up the model, spread over the pairs."""
+    """Part of L, measured as a live process of one pair: imports, hash check, loading and warming up the model, the
+    end; spread over the pairs, so it weighs the more, the shorter the run and the smaller the model."""
     live_fps: float
     model_fps: float
     pairs: int
