@@ -1,13 +1,13 @@
 """What an evaluation leaves in its run: evaluation.json and report.html."""
 
 import json
-import os
 import platform
 import sys
 from importlib.metadata import version
 from pathlib import Path
 
 from data.yaml_file import atomic
+from export.bench import cores
 from pipelines.evaluate import Evaluation
 from pipelines.report.page import write_run_report
 from pipelines.train import read_run, stage_table
@@ -28,7 +28,7 @@ def report_run(run: Path, evaluation: Evaluation | None) -> Path:
         "recipe": f"{info.recipe_name} ({info.recipe_sha256[:12]})",
         "data": f"{info.card}, {measured}",
         "seed": str(recipe.seed),
-        "machine": f"{platform.machine()}, {os.cpu_count()} processor cores, {platform.system()}",
+        "machine": f"{platform.machine()}, {cores()} processor cores, {platform.system()}",
         "versions": f"Python {platform.python_version()}, torch {version('torch')}, timm {version('timm')}",
         "command": " ".join(["rgbt", *sys.argv[1:]]),
     }
