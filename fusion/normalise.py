@@ -31,7 +31,6 @@ class ModelInputs(BaseModel):
 
     rgb_size: tuple[int, int]
     """Height, width."""
-    thermal_size: tuple[int, int]
     thermal: ThermalScale
 
 
