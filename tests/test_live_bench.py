@@ -22,7 +22,9 @@ def test_figures_hang_together(tiny_bundle, tmp_path):
     assert found["live_efficiency"] == pytest.approx((m + d) / l, rel=0.01)
     assert found["m_share"] == pytest.approx(m / (m + d), rel=0.01)
     assert found["live_ratio"] == pytest.approx(found["live_fps"] / found["model_fps"], rel=0.01)
-    assert 0 < found["startup_cpu_ms"] < l
+    # A run this short is nearly all start-up, and the two were measured apart: noise may put either above the other,
+    # but start-up not spread over the 40 pairs would be 40 times L.
+    assert 0 < found["startup_cpu_ms"] < 5 * l
     assert (found["threads"], found["pairs"]) == (1, 40)
     assert found["input_size"] == {"rgb": [48, 64], "thermal": [30, 40]}
     assert found["files"] == {"rgb": "64×48 H.264", "thermal": "40×30 16-bit FFV1"}
