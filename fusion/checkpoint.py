@@ -6,7 +6,7 @@ import json
 import pickle
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,14 +16,21 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
+from fusion.bootstrap import Record
+from fusion.bootstrap import load as load_records
+from fusion.bootstrap import save as save_records
 from fusion.errors import FusionError
 from fusion.folder import atomic_folder
 from fusion.model import FusionModel, ModelConfig
 
 Row = dict[str, Any]
-_NAME = re.compile(r"s(\d{2})-e(\d{3})")
+Tensors = dict[str, Tensor]
+_NAME = re.compile(r"s(\d{2})-e(\d{3})(-\d{6})?")
+_WEIGHTS, _AVERAGE, _MOMENTS, _STATE, _REFERENCE = (
+    "model.safetensors", "average.safetensors", "optimizer.pt", "state.json", "reference.npz",
+)  # fmt: skip
 
 
 @dataclass
@@ -33,71 +40,94 @@ class State:
     stage: int = 0
     epoch: int = 0
     """Epochs of the stage that are done; 0 is its entry."""
+    step: int = 0
+    """Optimiser steps done in the epoch in hand; above 0 only where a run was asked to stop inside an epoch."""
+    totals: dict[str, float] = field(default_factory=dict)
+    """Sums over those steps, for the epoch's row."""
     best_epoch: int = 0
     best_value: tuple[float, float] | None = None
     """Criterion and negative loss at the stage's best epoch so far; larger is better, the loss decides a tie."""
     history: list[Row] = field(default_factory=list)
-    """One row for each epoch done, and one for each stage's entry."""
+    """One row for each epoch done, and one for each stage's entry; rollbacks and decisions are written there."""
 
     @property
     def name(self) -> str:
         """Name of the checkpoint folder of this moment."""
-        return f"s{self.stage:02}-e{self.epoch:03}"
+        return f"s{self.stage:02}-e{self.epoch:03}" + (f"-{self.step:06}" if self.step else "")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The tensors of one moment."""
+
+    weights: Tensors
+    """Of the objective, those of the model included."""
+    average: Tensors | None
+    """Their moving average, where the stage keeps one."""
+    optimizer: dict[str, Any]
+    """Moments by the name of their parameter, and the gradient scaler's state."""
 
 
 class Checkpoints:
-    """The folder RUN/checkpoints: the last two, the best of the stage, and the end of each stage."""
+    """The folder RUN/checkpoints: the last two, the entry and the best of the stage, and the end of each stage."""
 
     def __init__(self, run: Path) -> None:
         self.folder = run / "checkpoints"
 
-    def save(self, state: State, objective: nn.Module, optimizer: dict[str, Any]) -> None:
+    def save(self, state: State, snapshot: Snapshot, reference: Sequence[Record] = ()) -> None:
         """Write one checkpoint: first beside its place, flushed, then renamed.
 
         Args:
             state: Where the run stands.
-            objective: Its tensors, those of the model included, are saved.
-            optimizer: State dict of the optimiser.
+            snapshot: Its tensors.
+            reference: What the next unfreezing decision is compared with; empty where the stage decides nothing.
         """
         with atomic_folder(self.folder / state.name) as folder:
-            _save_tensors(objective, folder / "model.safetensors")
+            _save_tensors(snapshot.weights, folder / _WEIGHTS)
+            if snapshot.average is not None:
+                _save_tensors(snapshot.average, folder / _AVERAGE)
             moments = io.BytesIO()
-            torch.save(optimizer, moments)
-            (folder / "optimizer.pt").write_bytes(moments.getvalue())
-            (folder / "state.json").write_text(json.dumps(asdict(state)))
+            torch.save(snapshot.optimizer, moments)
+            (folder / _MOMENTS).write_bytes(moments.getvalue())
+            if reference:
+                save_records(folder / _REFERENCE, reference)
+            (folder / _STATE).write_text(json.dumps(asdict(state)))
 
     def latest(self) -> State | None:
-        """The state of the newest checkpoint; None when there is none yet.
-
-        What a killed process left half-written is removed.
-        """
-        for leftover in self.folder.glob(".*"):
-            shutil.rmtree(leftover)
+        """The state of the newest checkpoint; None when there is none yet."""
         names = self._names()
         if not names:
             return None
         with _damage(self.folder / names[-1]):
-            return State(**json.loads((self.folder / names[-1] / "state.json").read_text()))
+            return State(**json.loads((self.folder / names[-1] / _STATE).read_text()))
 
-    def load(self, name: str, objective: nn.Module) -> None:
-        """Restore the objective, its model included."""
+    def load(self, name: str) -> Snapshot:
+        """Read the tensors of a checkpoint, onto the CPU."""
+        folder = self.folder / name
+        with _damage(folder):
+            average = load_file(folder / _AVERAGE) if (folder / _AVERAGE).exists() else None
+            optimizer: dict[str, Any] = torch.load(folder / _MOMENTS, weights_only=True, map_location="cpu")
+            return Snapshot(load_file(folder / _WEIGHTS), average, optimizer)
+
+    def reference(self, name: str) -> list[Record]:
+        """What the next unfreezing decision is compared with; empty where the stage decides nothing."""
+        path = self.folder / name / _REFERENCE
         with _damage(self.folder / name):
-            objective.load_state_dict(load_file(self.folder / name / "model.safetensors"))
+            return load_records(path) if path.exists() else []
 
-    def load_optimizer(self, name: str) -> dict[str, Any]:
-        """Read the optimiser's state dict, onto the CPU."""
-        with _damage(self.folder / name):
-            state: dict[str, Any] = torch.load(
-                self.folder / name / "optimizer.pt", weights_only=True, map_location="cpu"
-            )
-        return state
+    def prune(self, state: State, keep: set[int]) -> None:
+        """Remove what is no longer needed, and what a killed process left half-written.
 
-    def prune(self, state: State) -> None:
-        """Remove what is no longer needed."""
+        Args:
+            state: Where the run stands.
+            keep: Epochs of the stage that may still be gone back to.
+        """
+        for leftover in self.folder.glob(".*"):
+            shutil.rmtree(leftover)
         names = self._names()
         ends = {n for n, following in itertools.pairwise(names) if n[:3] != following[:3]}
-        keep = {*names[-2:], *ends, f"s{state.stage:02}-e{state.best_epoch:03}"}
-        for name in set(names) - keep:
+        kept = {*names[-2:], *ends, *(f"s{state.stage:02}-e{epoch:03}" for epoch in keep)}
+        for name in set(names) - kept:
             shutil.rmtree(self.folder / name)
 
     def _names(self) -> list[str]:
@@ -106,9 +136,9 @@ class Checkpoints:
         return sorted(p.name for p in self.folder.iterdir() if _NAME.fullmatch(p.name))
 
 
-def _save_tensors(module: nn.Module, path: Path) -> None:
+def _save_tensors(tensors: Tensors, path: Path) -> None:
     """Write through bytes: safetensors and torch hide a full disk behind errors of their own."""
-    path.write_bytes(safetensors.torch.save({k: v.contiguous() for k, v in module.state_dict().items()}))
+    path.write_bytes(safetensors.torch.save({k: v.contiguous() for k, v in tensors.items()}))
 
 
 @contextmanager
@@ -123,11 +153,17 @@ def _damage(folder: Path) -> Iterator[None]:
         ) from None
 
 
+def load_weights(module: nn.Module, tensors: Tensors, where: Path) -> None:
+    """Copy a checkpoint's tensors into ``module``; FusionError when they are not its own."""
+    with _damage(where):
+        module.load_state_dict(tensors)
+
+
 def save_model(run: Path, model: FusionModel) -> None:
     """Write the trained model into RUN/model: config.json and weights."""
     with atomic_folder(run / "model") as folder:
         (folder / "config.json").write_text(model.config.model_dump_json(indent=1))
-        _save_tensors(model, folder / "weights.safetensors")
+        _save_tensors(model.state_dict(), folder / "weights.safetensors")
 
 
 def load_model(run: Path) -> FusionModel:
@@ -143,3 +179,17 @@ def load_model(run: Path) -> FusionModel:
         model = FusionModel(ModelConfig.model_validate_json((folder / "config.json").read_text()))
         model.load_state_dict(load_file(folder / "weights.safetensors"))
     return model.eval()
+
+
+def save_stage(folder: Path, model: FusionModel, history: list[Row]) -> None:
+    """Write what the stages up to here made of the model into an empty folder: weights and history."""
+    _save_tensors(model.state_dict(), folder / _WEIGHTS)
+    (folder / "history.json").write_text(json.dumps(history))
+
+
+def load_stage(folder: Path, model: FusionModel) -> list[Row]:
+    """Put what ``save_stage`` wrote into the model; return the history."""
+    with _damage(folder):
+        model.load_state_dict(load_file(folder / _WEIGHTS))
+        history: list[Row] = json.loads((folder / "history.json").read_text())
+    return history

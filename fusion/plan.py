@@ -1,16 +1,14 @@
 """From a stage's groups to what trains: one list decides, nothing beside it can disagree."""
 
 import difflib
-import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
-from torch import nn
-
 from fusion.errors import FusionError
-from fusion.model import FusionModel
-from fusion.recipe import Group, Recipe, Schedule, Stage
+from fusion.recipe import Recipe, Stage, Unfreeze
+
+BRANCHES = ("rgb", "thermal")
 
 
 @dataclass(frozen=True)
@@ -19,11 +17,14 @@ class PlannedBlock:
 
     name: str
     group: int | None
-    """Number of the group that has it; None: frozen."""
+    """Number of the group that has it; -1: the stage's unfreeze line; None: frozen."""
     lr: float
     """Learning rate at the schedule's top; 0 when frozen."""
     norm: str
     """frozen or train: whether its batch-norm statistics move."""
+    l2_sp: float = 0.0
+    opens: int = 0
+    """Epoch of the stage from which it trains."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,16 @@ class StagePlan:
 
     stage: Stage
     blocks: tuple[PlannedBlock, ...]
+    copies: bool = False
+    """Whether the thermal branch is copied from RGB's at this stage's entry: it is the first that uses thermal."""
 
-    @property
-    def frozen(self) -> frozenset[str]:
-        """Names of the blocks that do not train."""
-        return frozenset(b.name for b in self.blocks if b.group is None)
+    def training(self, epoch: int) -> list[PlannedBlock]:
+        """The blocks that train in an epoch (from 0) of the stage."""
+        return [b for b in self.blocks if b.group is not None and b.opens <= epoch]
+
+    def frozen(self, epoch: int) -> frozenset[str]:
+        """Names of the blocks that do not train in an epoch."""
+        return frozenset(b.name for b in self.blocks) - {b.name for b in self.training(epoch)}
 
     @property
     def fixed_norms(self) -> frozenset[str]:
@@ -48,44 +54,72 @@ def plan_stages(recipe: Recipe, blocks: Iterable[str]) -> list[StagePlan]:
     """Match every stage's groups against the model's block names.
 
     Raises:
-        FusionError: a group matches nothing, or a stage leaves its objective's own part untrained.
+        FusionError: a group matches nothing, a stage trains nothing, leaves its objective's own part untrained, or
+            learns from a branch that knows nothing.
     """
     names = list(blocks)
-    pretrained = {sensor for sensor in ("rgb", "thermal") if _has_weights(recipe, sensor)}
+    pretrained = {sensor for sensor in BRANCHES if _has_weights(recipe, sensor)}
+    used: set[str] = set()
     plans = []
-    for stage in recipe.stages:
-        own = names + (["objective"] if stage.objective != "task" else [])
-        plans.append(_plan(stage, own, pretrained))
-        pretrained |= {b.name.split(".")[0] for b in plans[-1].blocks if b.group is not None} & {
-            "rgb",
-            "thermal",
-        }
+    for index, stage in enumerate(recipe.stages):
+        plan = _plan(index, stage, names, _reached(recipe, stage, names), pretrained)
+        trained = {b.name.split(".")[0] for b in plan.blocks if b.group is not None} & set(BRANCHES)
+        if stage.objective == "distill":
+            _require_teacher(index, stage, trained, pretrained)
+        uses = trained | set(recipe.sensors_of(stage))
+        if recipe.model.thermal.start == "copied" and "thermal" in uses - used and "thermal.stem" in names:
+            _require_source(index, pretrained)
+            plan = replace(plan, copies=True)
+        used |= uses
+        pretrained |= trained
+        plans.append(plan)
     return plans
 
 
 def _has_weights(recipe: Recipe, sensor: str) -> bool:
     thermal = recipe.model.thermal
-    return (
-        recipe.model.rgb.weights is not None if sensor == "rgb" else bool(thermal.weights or thermal.start == "copied")
-    )
+    if sensor == "rgb":
+        return recipe.model.rgb.weights is not None
+    return bool(thermal.weights or thermal.start == "copied")
 
 
-def _plan(stage: Stage, names: list[str], pretrained: set[str]) -> StagePlan:
+def _reached(recipe: Recipe, stage: Stage, names: list[str]) -> set[str]:
+    """The blocks that the stage's loss depends on: a block that it never reaches cannot train."""
+    sensors = recipe.sensors_of(stage)
+    single_encoder = "thermal.stem" not in names or "rgb.stem" not in names
+    parts = {s for s in BRANCHES if s in sensors or single_encoder}
+    if stage.is_task:
+        parts |= {"head"} | ({"blend"} if len(sensors) > 1 else set())
+    reached = {name for name in names if name.split(".")[0] in parts}
+    return reached if stage.is_task else reached | {"objective"}
+
+
+def _plan(index: int, stage: Stage, blocks: list[str], reached: set[str], pretrained: set[str]) -> StagePlan:
+    names = blocks if stage.is_task else [*blocks, "objective"]
     aliases = {name: _aliases(name, names) for name in names}
     owner: dict[str, int] = {}
-    for index, group in enumerate(stage.groups):
-        _require_every_part(stage, index, group, aliases)
+    for number, group in enumerate(stage.groups):
+        place = f"stages.{index}.groups.{number}.match"
+        _require_every_part(place, stage, group.match, aliases)
         matched = [name for name in names if _matches(group.match, aliases[name])]
         fresh = [name for name in matched if name not in owner]
         if not fresh:
-            raise FusionError(_shadowed(stage, index, group, matched))
-        owner |= dict.fromkeys(fresh, index)
+            raise FusionError(_shadowed(place, stage, group.match, matched))
+        if not reached & set(fresh):
+            raise FusionError(
+                f"{place}: stage '{stage.name}' would train nothing by '{group.match}': its loss does not depend on "
+                f"{', '.join(fresh[:3])}; it reaches {', '.join(sorted({n.split('.')[0] for n in reached}))}"
+            )
+        owner |= dict.fromkeys((name for name in fresh if name in reached), number)
     if "objective" in names and "objective" not in owner:
         raise FusionError(
-            f"stage '{stage.name}': no group matches 'objective', so the {stage.objective} decoder would stay random; "
-            "add objective.* to a group"
+            f"stages.{index}.groups: stage '{stage.name}': no group matches 'objective', so the {stage.objective} "
+            "decoder would stay random; add objective.* to a group"
         )
-    return StagePlan(stage, tuple(_block(name, owner.get(name), stage, names, pretrained) for name in names))
+    planned = {name: _block(name, owner.get(name), stage, names, pretrained) for name in names}
+    if stage.unfreeze is not None:
+        planned |= _unfrozen(index, stage, stage.unfreeze, planned, reached, pretrained)
+    return StagePlan(stage, tuple(planned.values()))
 
 
 def _aliases(name: str, names: list[str]) -> tuple[str, ...]:
@@ -101,117 +135,89 @@ def _matches(pattern: str, aliases: tuple[str, ...]) -> bool:
     return any(fnmatchcase(alias, part.strip()) for part in pattern.split("|") for alias in aliases)
 
 
-def _require_every_part(stage: Stage, index: int, group: Group, aliases: dict[str, tuple[str, ...]]) -> None:
+def _require_every_part(place: str, stage: Stage, pattern: str, aliases: dict[str, tuple[str, ...]]) -> None:
     """Each alternative of a pattern matches some block: a misspelt one would freeze what it means."""
-    for part in group.match.split("|"):
+    for part in pattern.split("|"):
         if not any(_matches(part, found) for found in aliases.values()):
             near = difflib.get_close_matches(part.strip(), aliases, n=3, cutoff=0.3) or list(aliases)[:6]
             raise FusionError(
-                f"stage '{stage.name}', groups.{index}.match: '{part.strip()}' matches nothing; near: "
-                f"{', '.join(near)} (rgbt recipe show --names)"
+                f"{place}: stage '{stage.name}': '{part.strip()}' matches nothing; near: {', '.join(near)} "
+                "(rgbt recipe show --names)"
             )
 
 
-def _shadowed(stage: Stage, index: int, group: Group, matched: list[str]) -> str:
+def _shadowed(place: str, stage: Stage, pattern: str, matched: list[str]) -> str:
     return (
-        f"stage '{stage.name}', groups.{index}.match: '{group.match}' matches only what an earlier group already has "
+        f"{place}: stage '{stage.name}': '{pattern}' matches only what an earlier group already has "
         f"({', '.join(matched[:4])}); the first match wins"
     )
+
+
+def _require_teacher(index: int, stage: Stage, trained: set[str], pretrained: set[str]) -> None:
+    if "rgb" in trained:
+        raise FusionError(
+            f"stages.{index}.groups: stage '{stage.name}' distils from the RGB branch, which must stay frozen; "
+            "take rgb.* out of its groups"
+        )
+    if "rgb" not in pretrained:
+        raise FusionError(
+            f"stages.{index}.objective: stage '{stage.name}' distils from an RGB branch with random weights; give "
+            "model.rgb.weights, or train rgb.* in an earlier stage"
+        )
+
+
+def _require_source(index: int, pretrained: set[str]) -> None:
+    if "rgb" not in pretrained:
+        raise FusionError(
+            f"model.thermal.start: 'copied' has nothing to copy at stages.{index}: model.rgb.weights is null and no "
+            "earlier stage trains rgb.*"
+        )
 
 
 def _block(name: str, index: int | None, stage: Stage, names: list[str], pretrained: set[str]) -> PlannedBlock:
     if index is None:
         return PlannedBlock(name, None, 0.0, "frozen")
     group = stage.groups[index]
-    default = "frozen" if name.split(".")[0] in pretrained else "train"
-    return PlannedBlock(name, index, group.lr * group.layer_decay ** _distance(name, names), group.norm or default)
+    rate = group.lr * group.layer_decay ** _distance(name, names)
+    return PlannedBlock(name, index, rate, group.norm or _norm_default(name, pretrained), group.l2_sp)
 
 
-def _distance(name: str, names: list[str]) -> int:
+def _norm_default(name: str, pretrained: set[str]) -> str:
+    return "frozen" if name.split(".")[0] in pretrained else "train"
+
+
+def _distance(name: str, names: Iterable[str]) -> int:
     """Blocks between this one and its branch's deepest; the stem lies above block 0. Only branches have depth."""
     branch = name.split(".")[0]
-    if branch not in ("rgb", "thermal"):
+    if branch not in BRANCHES:
         return 0
     depth = sum(other.startswith(f"{branch}.blocks.") for other in names)
     return depth if name.endswith(".stem") else depth - 1 - int(name.rsplit(".", 1)[1])
 
 
-def rate(schedule: Schedule, step: int, steps: int) -> float:
-    """Share of the top rate at ``step`` (from 0) of a stage of ``steps``; a pure function, with no scheduler object."""
-    warm = round(schedule.warmup * steps)
-    if step < warm:
-        return (step + 1) / (warm + 1)
-    if schedule.kind == "constant":
-        return 1.0
-    progress = (step - warm) / max(1, steps - warm)
-    return schedule.floor + (1 - schedule.floor) * (1 + math.cos(math.pi * progress)) / 2
-
-
-def parameter_groups(
-    plan: StagePlan, modules: dict[str, list[nn.Module]], weight_decay: float
-) -> list[dict[str, object]]:
-    """Optimiser groups, one or two for each training block: matrices with weight decay, vectors without.
-
-    Each carries ``block`` and ``top`` (its rate at the schedule's top) beside the optimiser's own settings.
-    """
-    groups: list[dict[str, object]] = []
-    for block in plan.blocks:
+def _unfrozen(
+    index: int,
+    stage: Stage,
+    line: Unfreeze,
+    planned: dict[str, PlannedBlock],
+    reached: set[str],
+    pretrained: set[str],
+) -> dict[str, PlannedBlock]:
+    """The blocks of the unfreeze line with the epoch at which each opens; those too late for the stage stay frozen."""
+    branches = BRANCHES if line.branch == "both" else (line.branch,)
+    names = [n for n in planned if n.split(".")[0] in branches and n in reached]
+    if not names:
+        raise FusionError(f"stages.{index}.unfreeze.branch: stage '{stage.name}' does not use {line.branch}")
+    deepest = {b: max(_distance(n, planned) for n in names if n.split(".")[0] == b) for b in branches}
+    top = line.lr or max(group.lr for group in stage.groups)
+    opened = {}
+    for name in names:
+        distance = _distance(name, planned)
+        turn = distance if line.start == "last" else deepest[name.split(".")[0]] - distance
+        block = planned[name]
         if block.group is None:
-            continue
-        parameters = [p for module in modules[block.name] for p in module.parameters(recurse=False)]
-        for decays in (True, False):
-            chosen = [p for p in parameters if (p.dim() > 1) == decays]
-            if chosen:
-                decay = weight_decay if decays else 0.0
-                groups.append(
-                    {
-                        "params": chosen,
-                        "lr": block.lr,
-                        "weight_decay": decay,
-                        "block": block.name,
-                        "top": block.lr,
-                    }
-                )
-    return groups
-
-
-def count_parameters(model: FusionModel) -> dict[str, int]:
-    """Block name → number of its parameters."""
-    return {
-        name: sum(p.numel() for module in modules for p in module.parameters(recurse=False))
-        for name, modules in model.named_blocks().items()
-    }
-
-
-def table(recipe: Recipe, plans: list[StagePlan], counts: dict[str, int]) -> str:
-    """The stages as text: for each its groups with blocks, parameters and rates, and what is frozen."""
-    lines = []
-    for plan in plans:
-        stage = plan.stage
-        dropout = f", modality dropout {stage.modality_dropout:g}" if stage.modality_dropout else ""
-        sensors = "+".join(recipe.sensors_of(stage))
-        lines.append(
-            f"{stage.name}: {stage.epochs} epochs, {stage.objective}, {sensors}, {stage.schedule.kind}{dropout}"
-        )
-        for index in range(len(stage.groups)):
-            blocks = [b for b in plan.blocks if b.group == index]
-            parameters = sum(counts.get(b.name, 0) for b in blocks)
-            rates = sorted({b.lr for b in blocks})
-            span = f"{rates[0]:.1e}" if len(rates) == 1 else f"{rates[0]:.1e} … {rates[-1]:.1e}"
-            norms = "/".join(sorted({b.norm for b in blocks}))
-            lines.append(f"  trains  {_names(blocks):42} {parameters:>10,} parameters  lr {span}  norm {norms}")
-        frozen = [b for b in plan.blocks if b.group is None]
-        if frozen:
-            parameters = sum(counts.get(b.name, 0) for b in frozen)
-            lines.append(f"  frozen  {_names(frozen):42} {parameters:>10,} parameters")
-    return "\n".join(lines)
-
-
-def _names(blocks: list[PlannedBlock]) -> str:
-    """Whole branches by one name each."""
-    branches: dict[str, list[str]] = {}
-    for block in blocks:
-        branch, _, rest = block.name.partition(".")
-        branches.setdefault(branch, []).append(rest.removeprefix("blocks."))
-    parts = [branch if rests == [""] else f"{branch}[{','.join(rests)}]" for branch, rests in branches.items()]
-    return " ".join(parts)
+            norm = line.norm or _norm_default(name, pretrained)
+            block = PlannedBlock(name, -1, top * line.lr_factor**turn, norm)
+        opens = turn * line.every
+        opened[name] = replace(block, opens=opens) if opens < stage.epochs else PlannedBlock(name, None, 0.0, "frozen")
+    return opened

@@ -1,18 +1,33 @@
 """The staged protocol as data: what trains, when, how fast."""
 
-from typing import Annotated, Literal, Self
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from fusion.model import ModelSection, Sensor, Sensors
+from fusion.model import HEADS, ModelSection, Sensor, Sensors
 from fusion.objectives import OBJECTIVES
+from fusion.optimisers import AdamW, Optimiser, Share
+from fusion.rates import SCHEDULES
 
 Positive = Annotated[float, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, lt=1)]
+Factor = Annotated[float, Field(gt=0, le=1)]
+Count = Annotated[int, Field(gt=0)]
+NormPolicy = Literal["frozen", "train"]
+
+
+def _percent(value: Any) -> Any:  # noqa: ANN401 - plain YAML content
+    """``5%`` is 0.05."""
+    if isinstance(value, str) and value.strip().endswith("%"):
+        return float(value.strip().removesuffix("%")) / 100
+    return value
+
+
+Tolerance = Annotated[float, BeforeValidator(_percent), Field(ge=0)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
 
 
 class Group(_Section):
@@ -22,27 +37,77 @@ class Group(_Section):
     """Globs over our names (rgb.stem, rgb.blocks.0 … or -1 from the end, blend.0, head, objective), joined by |."""
     lr: Positive
     """Learning rate at the schedule's top."""
-    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    layer_decay: Factor = 1.0
     """The rate is multiplied by this once for each block between a block and its branch's deepest."""
-    norm: Literal["frozen", "train"] | None = None
+    norm: NormPolicy | None = None
     """Statistics of batch-norms. Null: frozen in an encoder that was pretrained, train in one that never was."""
-
-
-class Optimiser(_Section):
-    """AdamW; biases and norms are exempt from weight decay."""
-
-    weight_decay: Annotated[float, Field(ge=0)] = 0.02
-    betas: tuple[Share, Share] = (0.9, 0.999)
+    l2_sp: Annotated[float, Field(ge=0)] = 0.0
+    """Pull towards the weights that the stage began with, decoupled as AdamW's decay is (Li et al., ICML 2018)."""
 
 
 class Schedule(_Section):
-    """The rate as a function of the step within a stage: linear warm-up, then constant or cosine to ``floor``."""
+    """The rate as a function of the step within a stage: linear warm-up, then the kind's curve down to ``floor``."""
 
-    kind: Literal["cosine", "constant"] = "cosine"
-    warmup: Share = 0.05
-    """Share of the stage's steps."""
+    kind: str = "cosine"
+    """constant, cosine, onecycle (Smith & Topin, 2018) or cyclic (triangular; Smith, WACV 2017)."""
+    warmup: Share | None = None
+    """Share of the stage's steps; null: what is usual for the kind."""
     floor: Annotated[float, Field(ge=0, le=1)] = 0.01
-    """Last rate as a share of the top."""
+    """Lowest rate as a share of the top."""
+    cycles: Count = 3
+    """Triangles of a cyclic stage."""
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        if self.kind not in SCHEDULES:
+            raise ValueError(f"unknown schedule '{self.kind}'; one of {', '.join(SCHEDULES)}")
+        return self
+
+
+class Guard(_Section):
+    """Watches a figure after each epoch, and acts when it jumps the wrong way."""
+
+    metric: str = "val_loss"
+    """val_loss, one of the head's metrics, one of them with a sensor taken away (ap50_rgb), or forgetting_rgb."""
+    tolerance: Tolerance = 0.05
+    """Share of the best value for a loss, absolute points for all else; 5% is 0.05."""
+    on_jump: Literal["warn", "stop", "rollback"] = "rollback"
+    """warn: say it. stop: end the stage. rollback: back to the best epoch, with lower rates; the epoch counts."""
+    lr_factor: Factor = 0.5
+    """Every rate of the stage is multiplied by this at each rollback."""
+    at_most: Annotated[int, Field(ge=0)] = 3
+    """Rollbacks of one stage; a further jump ends it."""
+
+
+class EarlyStop(_Section):
+    """Ends a stage whose figure has not improved for some epochs."""
+
+    metric: str = "val_loss"
+    patience: Count = 5
+    """Epochs without an improvement."""
+    min_delta: Annotated[float, Field(ge=0)] = 0.0
+    """What counts as one."""
+
+
+class Unfreeze(_Section):
+    """Opens the blocks of a branch one after the other within one stage, under one schedule."""
+
+    branch: Literal["rgb", "thermal", "both"] = "both"
+    start: Literal["last", "first"] = Field("last", alias="from")
+    """Which block opens first."""
+    every: Count = 2
+    """Epochs from one block to the next."""
+    lr: Positive | None = None
+    """Top rate of the first block; null: the highest of the stage's groups."""
+    lr_factor: Factor = 0.4
+    """Each further block learns at this share of the one before; a block that a group matches has the group's rate."""
+    norm: NormPolicy | None = None
+    auto: bool = False
+    """Go on only while the metric improves by more than one standard error of the paired difference; else end."""
+
+
+def _auto(value: Any) -> Any:  # noqa: ANN401 - plain YAML content
+    return {"auto": True} if value == "auto" else value
 
 
 class Stage(_Section):
@@ -52,14 +117,24 @@ class Stage(_Section):
     epochs: Annotated[int, Field(gt=0, lt=1000)]
     groups: Annotated[tuple[Group, ...], Field(min_length=1)]
     objective: str = "task"
-    """task: the labelled answer. autoencode: thermal pictures from themselves, without labels."""
+    """task: the labelled answer. Without labels: autoencode, masked (thermal alone), distill (from RGB, on pairs)."""
     sensors: Sensors | None = None
-    """Sensors that this stage uses; null: all that the model has."""
+    """Sensors that this stage uses; null: all that the model has, or that the objective looks at."""
     modality_dropout: Share = 0.0
     """Chance for each sample that one of its sensors, drawn evenly, is cut out at the blend."""
     schedule: Schedule = Schedule()
+    optimiser: Optimiser | None = None
+    """Null: the recipe's."""
     clip: Positive = 5.0
     """Largest norm of the gradient."""
+    accumulate: Count = 1
+    """Parts that a batch is worked through in; the step is the same, the memory less."""
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Decay of a moving average of the weights, which is then what is validated and handed on; null: none."""
+    early_stop: EarlyStop | None = None
+    guard: Guard | None = None
+    unfreeze: Annotated[Unfreeze | None, BeforeValidator(_auto)] = None
+    """Gradual unfreezing in one line; ``auto`` alone is {auto: true}."""
 
     @model_validator(mode="after")
     def _known(self) -> Self:
@@ -67,7 +142,14 @@ class Stage(_Section):
             raise ValueError(f"unknown objective '{self.objective}'; one of {', '.join(OBJECTIVES)}")
         if self.modality_dropout and self.sensors is not None and len(self.sensors) < 2:
             raise ValueError("modality_dropout needs both sensors in the stage")
+        if self.unfreeze and self.unfreeze.auto and self.objective != "task":
+            raise ValueError("unfreeze: auto decides by the task's metric, so it needs objective: task")
         return self
+
+    @property
+    def is_task(self) -> bool:
+        """Whether it learns from labels."""
+        return OBJECTIVES[self.objective].learns_from == "labelled"
 
 
 class Recipe(_Section):
@@ -77,11 +159,14 @@ class Recipe(_Section):
     """One sentence: what it is for."""
     model: ModelSection
     stages: Annotated[tuple[Stage, ...], Field(min_length=1, max_length=99)]
-    batch: Annotated[int, Field(gt=0)] = 8
+    batch: Count = 8
+    """Pairs of one optimiser step, over all devices."""
+    repeat: Count = 1
+    """Passes over the labelled pairs in one epoch: for sets so small that an epoch would be a few steps."""
     workers: Annotated[int, Field(ge=0)] = 2
     """Processes that read and augment pictures; the result does not depend on it."""
     seed: int = 0
-    optimiser: Optimiser = Optimiser()
+    optimiser: Optimiser = AdamW()
     select: Literal["best", "last"] = "best"
     """Which epoch's weights a stage hands on: the best on the validation split (its entry included), or the last."""
 
@@ -90,14 +175,44 @@ class Recipe(_Section):
         names = [stage.name for stage in self.stages]
         if len(set(names)) < len(names):
             raise ValueError(f"two stages have one name: {', '.join(names)}")
-        for stage in self.stages:
-            lacking = set(stage.sensors or ()) - set(self.model.sensors)
-            if lacking:
-                raise ValueError(f"stage '{stage.name}' uses {', '.join(lacking)}, which model.sensors leaves out")
-            if stage.objective == "autoencode" and "thermal" not in self.model.sensors:
-                raise ValueError(f"stage '{stage.name}' pretrains thermal, which model.sensors leaves out")
+        for index, stage in enumerate(self.stages):
+            self._require_sensors(stage)
+            for field, section in (("guard", stage.guard), ("early_stop", stage.early_stop)):
+                known = self.figures(stage)
+                if section is not None and section.metric not in known:
+                    raise ValueError(
+                        f"stages.{index}.{field}.metric: stage '{stage.name}' has no figure '{section.metric}'; "
+                        f"one of {', '.join(known)}"
+                    )
+            if self.batch % stage.accumulate:
+                raise ValueError(
+                    f"stages.{index}.accumulate: a batch of {self.batch} cannot be split into {stage.accumulate} "
+                    "equal parts"
+                )
         return self
+
+    def _require_sensors(self, stage: Stage) -> None:
+        lacking = [s for s in self.sensors_of(stage) if s not in self.model.sensors]
+        if lacking and stage.sensors is not None:
+            raise ValueError(f"stage '{stage.name}' uses {', '.join(lacking)}, which model.sensors leaves out")
+        if lacking:
+            raise ValueError(f"stage '{stage.name}' pretrains {', '.join(lacking)}, which model.sensors leaves out")
 
     def sensors_of(self, stage: Stage) -> tuple[Sensor, ...]:
         """The sensors that a stage uses."""
-        return stage.sensors or (("thermal",) if stage.objective == "autoencode" else self.model.sensors)
+        return stage.sensors or OBJECTIVES[stage.objective].default_sensors or self.model.sensors
+
+    def figures(self, stage: Stage) -> Sequence[str]:
+        """Names of what is measured after each epoch of a stage, so that a guard can watch it."""
+        if not stage.is_task:
+            return ("val_loss",)
+        metrics = HEADS[self.model.head.kind].metrics
+        if len(self.sensors_of(stage)) < 2:
+            return ("val_loss", *metrics)
+        main = metrics[0]
+        alone = [f"{kind}_{sensor}" for kind in (main, "forgetting") for sensor in ("rgb", "thermal")]
+        return ("val_loss", *metrics, *alone)
+
+    def optimiser_of(self, stage: Stage) -> Optimiser:
+        """The optimiser that a stage uses."""
+        return stage.optimiser or self.optimiser

@@ -1,0 +1,234 @@
+"""One stage at work: the objective, the optimiser over what trains, and the step."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from timm.utils.model_ema import ModelEmaV3
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from fusion.checkpoint import Snapshot, Tensors
+from fusion.errors import FusionError
+from fusion.model import FusionModel
+from fusion.objectives import OBJECTIVES, Batch
+from fusion.optimisers import build_optimiser
+from fusion.plan import StagePlan
+from fusion.rates import fresh, parameter_groups, rate
+from fusion.recipe import Recipe
+from fusion.seeds import modality_keep
+
+
+class NonFinite(FusionError):
+    """A loss or a gradient is no number; the weights are as they were before the step."""
+
+
+class Learner:
+    """Trains a model through one stage, step by step; rebuilt for the next stage."""
+
+    def __init__(self, model: FusionModel, recipe: Recipe, plan: StagePlan, fabric: Fabric) -> None:
+        self.model, self.recipe, self.plan, self.fabric = model, recipe, plan, fabric
+        self.stage = plan.stage
+        self.sensors = recipe.sensors_of(plan.stage)
+        self.objective = fabric.to_device(OBJECTIVES[plan.stage.objective](model))
+        self.module: nn.Module = self.objective
+        self.optimizer: Any = None
+        self.average = ModelEmaV3(self.objective, plan.stage.ema, use_warmup=True) if plan.stage.ema else None
+        self._training: list[str] = []
+        self._branches: dict[str, list[nn.Parameter]] = {}
+        self._moments: dict[str, Any] = {}
+        self._start: Tensors = {}
+
+    @property
+    def judged(self) -> nn.Module:
+        """The objective whose weights are validated and handed on: the moving average where there is one."""
+        return self.objective if self.average is None else self.average.module
+
+    def open(self, epoch: int) -> None:
+        """Prepare for an epoch (from 0) of the stage: what trains then gets gradients, an optimiser, its moments.
+
+        Moments of parameters that go on training are carried over; those of new ones start empty.
+        """
+        blocks = self.plan.training(epoch)
+        names = [block.name for block in blocks]
+        if self.optimizer is not None and names == self._training:
+            return
+        if self.optimizer is not None:
+            self._moments = self._named_moments()
+        self._training = names
+        self.module, self.optimizer = self.objective, None  # the old wrapper goes before the new one is made
+        self.model.hold(self.plan.frozen(epoch), self.plan.fixed_norms)
+        modules = self.model.named_blocks() | {"objective": list(self.objective.own.modules())}
+        constants = self.recipe.optimiser_of(self.stage)
+        groups = parameter_groups(blocks, modules, constants.weight_decay)
+        self._branches = {}
+        for group in groups:
+            self._branches.setdefault(group["block"].split(".")[0], []).extend(group["params"])
+        optimizer = build_optimiser(constants, groups)
+        # Wrapped anew whenever what trains changes: DDP builds its buckets from what requires grad when it wraps.
+        self.module, self.optimizer = self.fabric.setup(self.objective, optimizer)
+        self._restore_moments()
+
+    def begin(self, start: Tensors) -> None:
+        """Take the weights that the stage began with, by name: where a group says l2_sp, it is pulled towards them."""
+        self._start = start
+
+    def snapshot(self) -> Snapshot:
+        """The tensors of this moment; they are the live ones, not copies."""
+        average = None if self.average is None else self.average.module.state_dict()
+        moments = self._moments if self.optimizer is None else self._named_moments()
+        scaler = self.fabric.strategy.precision.state_dict()
+        return Snapshot(self.objective.state_dict(), average, {"moments": moments, "scaler": scaler})
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go back to a snapshot: weights, average, moments and scaler."""
+        self.objective.load_state_dict(snapshot.weights)
+        if self.average is not None and snapshot.average is not None:
+            self.average.module.load_state_dict(snapshot.average)
+        self.fabric.strategy.precision.load_state_dict(snapshot.optimizer["scaler"])
+        self._moments = snapshot.optimizer["moments"]
+        if self.optimizer is not None:
+            self._restore_moments()
+
+    def step(self, batch: Batch, number: int, per_epoch: int, factor: float, stop: bool = False) -> dict[str, float]:
+        """One optimiser step.
+
+        Args:
+            batch: This device's share of a batch.
+            number: Step of the stage, from 0.
+            per_epoch: Steps of an epoch.
+            factor: What rollbacks made of the rates.
+            stop: Whether this process was asked to stop.
+
+        Returns:
+            The whole batch's loss and terms, gradient norms before clipping (in all and by branch), and ``stop``: above
+            0 when any process was asked to.
+
+        Raises:
+            NonFinite: loss or gradient is no number; no weight was touched.
+        """
+        self._set_rates(number, per_epoch, factor)
+        batch, counts = self.objective.prepare(batch)
+        counts = self._sum(torch.cat([counts.float(), counts.new_tensor([float(stop)])]))
+        terms = self._backward(batch, counts[:-1])
+        norms = self._clip()
+        names = [*terms, "gradient_norm", *(f"gradient_norm_{branch}" for branch in self._branches)]
+        losses = self._sum(torch.stack(list(terms.values())))
+        values = torch.cat([losses.float(), norms.float(), counts[-1:].float()]).tolist()
+        found = dict(zip([*names, "stop"], values, strict=True))
+        self._require_finite(found, batch, number)
+        self.optimizer.step()
+        self._pull()
+        if self.average is not None:
+            self.average.update(self.objective, step=number + 1)
+        return found
+
+    def _set_rates(self, number: int, per_epoch: int, factor: float) -> None:
+        share = factor * rate(self.stage.schedule, number, per_epoch * self.stage.epochs)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["top"] * share * fresh(number, group["opens"] * per_epoch)
+
+    def _backward(self, batch: Batch, counts: Tensor) -> dict[str, Tensor]:
+        """Sum the contributions of a batch's parts, and their gradients."""
+        self.optimizer.zero_grad(set_to_none=True)
+        sums: dict[str, Tensor] = {}
+        parts = list(split(batch, self.stage.accumulate))
+        for index, part in enumerate(parts):
+            with self._no_sync(index < len(parts) - 1):
+                terms = self.module(part, self.sensors, self._keep(part), counts)
+                # DDP takes the mean of the devices' gradients; contributions are to be summed.
+                self.fabric.backward(terms["loss"] * self.fabric.world_size)
+            for name, value in terms.items():
+                if value.dim() == 0:
+                    sums[name] = sums[name] + value.detach() if name in sums else value.detach()
+        return sums
+
+    def _no_sync(self, enabled: bool) -> AbstractContextManager[Any]:
+        context: AbstractContextManager[Any] = self.fabric.no_backward_sync(self.module, enabled=enabled)
+        return context
+
+    def _clip(self) -> Tensor:
+        """Clip by the norm of all gradients; return it and that of each branch, as they were."""
+        self.fabric.strategy.precision.unscale_gradients(self.optimizer.optimizer)
+        gradients = [[p.grad for p in parameters if p.grad is not None] for parameters in self._branches.values()]
+        norms = torch.stack([get_total_norm(some).to(self.fabric.device) for some in gradients])
+        total = torch.linalg.vector_norm(norms)
+        clip_grads_with_norm_((p for ps in self._branches.values() for p in ps), self.stage.clip, total)
+        return torch.cat([total.view(1), norms])
+
+    def _require_finite(self, found: dict[str, float], batch: Batch, number: int) -> None:
+        """Refuse a step that would put something that is no number into a weight."""
+        scaled = bool(self.fabric.strategy.precision.state_dict())  # fp16: its scaler skips the step by itself
+        watched = ["loss"] if scaled else ["loss", *(f"gradient_norm_{branch}" for branch in self._branches)]
+        wrong = [name for name in watched if not abs(found[name]) < float("inf")]
+        if wrong:
+            what = "loss" if wrong[0] == "loss" else "gradient of " + ", ".join(w.rsplit("_", 1)[1] for w in wrong)
+            samples = ", ".join(batch["ids"][:8])
+            raise NonFinite(
+                f"stage '{self.stage.name}', step {number + 1}: the {what} is {found[wrong[0]]} on samples {samples}"
+            )
+
+    @torch.no_grad()
+    def _pull(self) -> None:
+        """L2-SP, decoupled from the gradient as AdamW's weight decay is."""
+        if not self._start:
+            return
+        names = self._names()
+        for group in self.optimizer.param_groups:
+            if group["l2_sp"]:
+                for parameter in group["params"]:
+                    start = self._start[names[id(parameter)]].to(parameter)
+                    parameter.lerp_(start, min(1.0, group["lr"] * group["l2_sp"]))
+
+    def _keep(self, part: Batch) -> Tensor | None:
+        """Modality dropout: never of a sensor whose partner is absent anyway."""
+        if not self.stage.modality_dropout:
+            return None
+        present: Tensor = part["present"]
+        keep = modality_keep(part["seed"], self.stage.modality_dropout).to(present)
+        return torch.where(present.amin(1, keepdim=True) > 0, keep, 1.0)
+
+    def _sum(self, values: Tensor) -> Tensor:
+        """Sum over all devices."""
+        if self.fabric.world_size == 1:
+            return values
+        summed: Tensor = self.fabric.all_reduce(values, reduce_op="sum")
+        return summed
+
+    def _names(self) -> dict[int, str]:
+        return {id(parameter): name for name, parameter in self.objective.named_parameters()}
+
+    def _named_moments(self) -> dict[str, Any]:
+        """The optimiser's state by parameter name: it outlives a change of what trains."""
+        names = self._names()
+        return {names[id(parameter)]: moments for parameter, moments in self.optimizer.optimizer.state.items()}
+
+    def _restore_moments(self) -> None:
+        state, names = self.optimizer.optimizer.state, self._names()
+        state.clear()
+        for group in self.optimizer.param_groups:
+            for parameter in group["params"]:
+                moments = self._moments.get(names[id(parameter)])
+                if moments is not None:  # of the parameter's own shape they follow it to its device; counters stay
+                    state[parameter] = {
+                        key: value.to(parameter.device) if value.shape == parameter.shape else value
+                        for key, value in moments.items()
+                        if isinstance(value, Tensor)
+                    }
+
+
+def split(batch: Batch, parts: int) -> Iterator[Batch]:
+    """Cut a batch into parts of consecutive samples, as equal as can be; empty ones are left out."""
+    size = len(batch["ids"])
+    edges = [round(i * size / parts) for i in range(parts + 1)]
+    for start, end in zip(edges, edges[1:], strict=False):
+        if end > start:
+            yield {key: _cut(value, start, end) for key, value in batch.items()}
+
+
+def _cut(value: Any, start: int, end: int) -> Any:  # noqa: ANN401 - tensors, lists, and dicts of tensors
+    if isinstance(value, dict):
+        return {key: _cut(inner, start, end) for key, inner in value.items()}
+    return value[start:end]

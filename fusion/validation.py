@@ -1,0 +1,139 @@
+"""How well a stage does on the validation split: its loss, the head's metric, and what each sensor carries."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor, nn
+
+from fusion.bootstrap import Record, Resampled
+from fusion.checkpoint import Row
+from fusion.model import FusionModel, Sensor
+from fusion.objectives import Batch
+
+PICTURES = 3
+"""Validation pictures that a pretraining stage keeps for its report."""
+_ALONE: dict[str, tuple[float, float]] = {"rgb": (1.0, 0.0), "thermal": (0.0, 1.0)}
+"""Sensor → what is left at the blend when the other is taken away."""
+
+
+@dataclass
+class Validated:
+    """What one pass over the validation split found."""
+
+    row: Row
+    records: list[Record] = field(default_factory=list)
+    """One for each picture, in the split's order; empty for a stage without labels."""
+    pictures: dict[str, Tensor] = field(default_factory=dict)
+    """Of a stage without labels: what its objective showed for the first pictures."""
+
+
+@dataclass
+class _Share:
+    """What one device found: by number of the batch."""
+
+    terms: dict[int, dict[str, float]] = field(default_factory=dict)
+    sizes: dict[int, int] = field(default_factory=dict)
+    records: dict[str, dict[int, list[Record]]] = field(default_factory=dict)
+
+
+@torch.no_grad()
+def validate(fabric: Fabric, objective: nn.Module, batches: Any, sensors: tuple[Sensor, ...]) -> Validated:  # noqa: ANN401 - a torch DataLoader
+    """Measure an objective; every device looks at its share, and all return the same.
+
+    Args:
+        fabric: Device, precision, and the other processes.
+        objective: Of fusion.objectives; put into eval mode.
+        batches: This device's batches of the validation split.
+        sensors: Sensors in use.
+
+    Returns:
+        ``val_loss`` and the loss's terms; for the task the head's metrics and, with both sensors in use, the first of
+        them with either sensor alone.
+    """
+    objective.eval()
+    model: FusionModel = objective.model  # type: ignore[assignment]
+    task = objective.learns_from == "labelled"
+    share, pictures = _Share(), {}
+    for at, batch in enumerate(fabric.setup_dataloaders(batches, use_distributed_sampler=False)):
+        number = at * fabric.world_size + fabric.global_rank
+        with fabric.autocast():
+            found = (
+                _task(model, objective, batch, sensors, number, share) if task else _pretext(objective, batch, sensors)
+            )
+        share.terms[number] = {k: v.item() for k, v in found.items() if v.dim() == 0}
+        share.sizes[number] = len(batch["ids"])
+        if not task and number == 0:
+            pictures = {k: v[:PICTURES].float().cpu() for k, v in found.items() if v.dim() > 0}
+    whole = _gather(fabric, share)
+    row = _means(whole)
+    if not task:
+        return Validated(row, pictures=pictures)
+    records = {name: [r for n in sorted(by) for r in by[n]] for name, by in whole.records.items()}
+    return Validated(row | _figures(model, records), records["all"])
+
+
+def _pretext(objective: nn.Module, batch: Batch, sensors: tuple[Sensor, ...]) -> dict[str, Tensor]:
+    prepared, counts = objective.prepare(batch)  # type: ignore[operator]
+    found: dict[str, Tensor] = objective(prepared, sensors, None, counts)
+    return found
+
+
+def _task(
+    model: FusionModel, objective: nn.Module, batch: Batch, sensors: tuple[Sensor, ...], number: int, share: _Share
+) -> dict[str, Tensor]:
+    """Encode once; answer with all sensors, and with each alone."""
+    batch, counts = objective.prepare(batch)  # type: ignore[operator]
+    present: Tensor = batch["present"]
+    features = model.features(batch["rgb"], batch["thermal"], present, sensors)
+    maps = model.head(model.join(features, present))
+    _record(model, maps, batch, share.records.setdefault("all", {}), number)
+    for sensor in sensors if len(sensors) > 1 else ():
+        alone = model.head(model.join(features, present * present.new_tensor(_ALONE[sensor])))
+        _record(model, alone, batch, share.records.setdefault(sensor, {}), number)
+    return model.loss(maps, batch["targets"], counts)
+
+
+def _record(
+    model: FusionModel, maps: dict[str, Tensor], batch: Batch, records: dict[int, list[Record]], number: int
+) -> None:
+    metric = model.head.metric(model.config.classes)
+    answers = model.answer(maps)["boxes"]
+    for answer, boxes, labels in zip(answers, batch["boxes"], batch["labels"], strict=True):
+        metric.update(answer, boxes, labels)
+    records[number] = metric.records
+
+
+def _gather(fabric: Fabric, share: _Share) -> _Share:
+    """Join what all devices found."""
+    if fabric.world_size == 1:
+        return share
+    shares: list[Any] = [None] * fabric.world_size
+    torch.distributed.all_gather_object(shares, share)
+    whole = _Share()
+    for one in shares:
+        whole.terms |= one.terms
+        whole.sizes |= one.sizes
+        for name, by_number in one.records.items():
+            whole.records.setdefault(name, {}).update(by_number)
+    return whole
+
+
+def _means(share: _Share) -> Row:
+    """Means over pictures, summed in the split's order: the same bits however many devices."""
+    seen = sum(share.sizes.values())
+    totals: dict[str, float] = {}
+    for number in sorted(share.terms):
+        for name, value in share.terms[number].items():
+            totals[name] = totals.get(name, 0.0) + value * share.sizes[number]
+    return {f"val_{name}": total / seen for name, total in totals.items()}
+
+
+def _figures(model: FusionModel, records: dict[str, list[Record]]) -> Row:
+    metric = model.head.metric(model.config.classes)
+    metric.extend(records["all"])
+    row: Row = {name: value for name, value in metric.compute().items() if name != "per_class"}
+    main = metric.criterion[0]
+    classes = len(model.config.classes)
+    return row | {f"{main}_{s}": Resampled(records[s], classes).value() for s in _ALONE if s in records}
