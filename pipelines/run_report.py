@@ -12,7 +12,7 @@ from pipelines.evaluate import Evaluation
 from pipelines.report.page import write_run_report
 from pipelines.train import read_run, stage_table
 
-EVALUATION, REPORT = "evaluation.json", "report.html"
+EVALUATION, REPORT, PICTURES = "evaluation.json", "report.html", "pictures"
 
 
 def report_run(run: Path, evaluation: Evaluation | None) -> Path:
@@ -33,4 +33,4 @@ def report_run(run: Path, evaluation: Evaluation | None) -> Path:
         "command": " ".join(["rgbt", *sys.argv[1:]]),
     }
     stages, _ = stage_table(recipe)
-    return write_run_report(run / REPORT, run.name, history, recipe, evaluation, facts, stages)
+    return write_run_report(run / REPORT, run.name, history, recipe, evaluation, facts, stages, run / PICTURES)

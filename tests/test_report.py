@@ -14,7 +14,7 @@ from pipelines.evaluate import Evaluation, Example, Row
 from pipelines.live.draw import COLOURS
 from pipelines.report import page, pictures
 from pipelines.report.page import write_run_report
-from pipelines.report.stages import spans
+from pipelines.report.stages import rates, spans
 from pipelines.report.style import PALETTE
 from pipelines.report.tables import verdict
 
@@ -74,7 +74,7 @@ def recipe():
     return Recipe.model_validate({"about": "Learn <fast>.", "model": model, "stages": stages})
 
 
-def rates(stage):
+def top_rates(stage):
     """Block → rate, with a smaller one for shallow blocks in the last stage."""
     trains = {"rgb-task": ("rgb", "head"), "thermal-pretrain": ("thermal",), "fuse": ("blend", "head")}
     chosen = trains.get(stage, ("rgb", "thermal", "blend", "head"))
@@ -86,7 +86,7 @@ def history(recipe):
     """Rows as the trainer records them: the entry of each stage, then its epochs. AP50 falls after the third."""
     rows = []
     for stage in recipe.stages:
-        lr = rates(stage.name)
+        lr = top_rates(stage.name)
         for epoch in range(stage.epochs + 1):
             row = {"stage": stage.name, "epoch": epoch, "val_loss": 40 / (1 + epoch)}
             row["frozen"] = [n for n in NAMES if n not in lr]
@@ -234,8 +234,8 @@ def test_training_for_wide_and_narrow_screens(parsed):
     plots = [e for e in parsed.all("svg", role="img") if "Learning rate" in e["text"]]
     assert [e["class"] for e in plots] == ["plot wide-only", "plot narrow"]
     for plot in plots:
-        assert "fuse, 4 epochs, trains blend, head, best ap50 0.600" in plot["aria-label"]
-        for text in ("Loss", "AP50 on validation", "Blocks that train", "thermal", "6 of 6", "frozen"):
+        assert "fuse, 4 epochs, trains blend, head, hands on epoch 3, ap50 0.600" in plot["aria-label"]
+        for text in ("Loss", "Validation AP50", "Blocks that train", "thermal", "6 of 6", "frozen"):
             assert text in plot["text"]
     assert "rgb-task" in plots[0]["text"]
 
@@ -243,9 +243,9 @@ def test_training_for_wide_and_narrow_screens(parsed):
 def test_results_of_the_epoch_that_was_handed_on(parsed):
     rows = cells(parsed, "Results of each stage")
     assert [c["text"] for c in rows["1 rgb-task"]] == [
-        "RGB", "task", "6", "epoch 3", "9.500", "10.000", "0.600", "12.5",
+        "RGB", "task", "6", "epoch 3", "9.500", "10.000", "0.600", "12.5", "–",
     ]  # fmt: skip
-    assert [c["text"] for c in rows["2 thermal-pretrain"]][3:] == ["epoch 3", "9.500", "10.000", "–", "12.5"]
+    assert [c["text"] for c in rows["2 thermal-pretrain"]][3:] == ["epoch 3", "9.500", "10.000", "–", "12.5", "–"]
 
 
 def test_spans(history, recipe):
@@ -257,8 +257,8 @@ def test_spans(history, recipe):
         (13, 18, "fused"),
     ]
     assert stages[2].points("loss") == ([10, 11, 12, 13], [19.0, 38 / 3, 9.5, 7.6])
-    assert stages[2].share("rgb") == (0, 6) and stages[2].share("head") == (1, 1)
-    assert stages[3].rates("rgb") == pytest.approx([1e-3 * 0.7**k for k in (5, 4, 3, 2, 1, 0)])
+    assert stages[2].most("rgb") == (0, 6) and stages[2].most("head") == (1, 1)
+    assert rates(stages[3].epochs[-1], "rgb") == pytest.approx([1e-3 * 0.7**k for k in (5, 4, 3, 2, 1, 0)])
     last = spans(history, recipe.model_copy(update={"select": "last"}))
     assert [s.handed_on["epoch"] for s in last] == [6, 3, 4, 5]
     assert [s.handed_on["epoch"] for s in stages] == [3, 3, 3, 3]

@@ -10,10 +10,13 @@ from data.yaml_file import atomic
 from fusion.recipe import Recipe
 from pipelines.evaluate import Evaluation
 from pipelines.report.curves import curves
+from pipelines.report.events import event_list
+from pipelines.report.panels import gradient_keys
 from pipelines.report.pictures import pictures
+from pipelines.report.pretraining import pretraining
 from pipelines.report.stages import Span, spans
 from pipelines.report.style import stylesheet
-from pipelines.report.tables import accuracy_table, scroll, stage_results, verdict
+from pipelines.report.tables import accuracy_table, decisions, scroll, stage_results, verdict
 from pipelines.report.training import training_plot
 
 _CODE = "command"
@@ -35,6 +38,7 @@ def write_run_report(
     evaluation: Evaluation | None,
     facts: dict[str, str],
     stage_table: str,
+    drawn: Path | None = None,
 ) -> Path:
     """Write the report of a run, whole or not at all.
 
@@ -46,11 +50,12 @@ def write_run_report(
         evaluation: Rows and examples of a split; None: not measured.
         facts: What to know of the run: recipe, data set, seed, machine, versions; ``command`` is set as code.
         stage_table: What ``rgbt recipe show`` prints.
+        drawn: Folder of the pictures that pretraining stages left; it may be missing.
 
     Returns:
         ``out``.
     """
-    sections = _sections(spans(history, recipe), recipe, evaluation, stage_table)
+    sections = _sections(spans(history, recipe), recipe, evaluation, stage_table, drawn)
     page = _page(title, recipe.about, facts, sections)
     with atomic(out, "w") as file:
         file.write(page)
@@ -58,7 +63,7 @@ def write_run_report(
 
 
 def _sections(
-    stages: Sequence[Span], recipe: Recipe, evaluation: Evaluation | None, stage_table: str
+    stages: Sequence[Span], recipe: Recipe, evaluation: Evaluation | None, stage_table: str, drawn: Path | None
 ) -> list[_Section]:
     sections = []
     if evaluation is not None:
@@ -66,6 +71,8 @@ def _sections(
         sections.append(_Section("accuracy", "Accuracy", lead + accuracy_table(evaluation)))
     if stages:
         sections.append(_Section("training", "Training", _training(stages, recipe)))
+    if drawn is not None and (made := pretraining(stages, drawn)):
+        sections.append(_Section("pretraining", "Pretraining", made))
     if evaluation is not None:
         note = '<p class="note">At an IoU of 0.5, precision interpolated as COCO does.</p>\n'
         sections.append(_Section("curves", "Precision and recall", note + curves(evaluation)))
@@ -77,13 +84,28 @@ def _sections(
 
 
 def _training(stages: Sequence[Span], recipe: Recipe) -> str:
+    plot = f'<p class="note">{_legend(stages, recipe)}</p>\n{training_plot(stages)}\n'
+    return plot + event_list(stages) + stage_results(stages) + decisions(stages)
+
+
+def _legend(stages: Sequence[Span], recipe: Recipe) -> str:
+    """How to read the panels that are there."""
     chosen = "the last" if recipe.select == "last" else "its best on validation, the entry included"
-    note = (
-        f'<p class="note">Rings: the epoch whose weights a stage hands on, {chosen}. Rates are those at the '
-        "schedule’s top; a veil reaches from a branch’s deepest block down to its shallowest. Blocks: filled by the "
-        "share that trains; the rest is frozen.</p>\n"
-    )
-    return f"{note}{training_plot(stages)}\n{stage_results(stages)}"
+    told = [f"Rings: the epoch whose weights a stage hands on, {chosen}."]
+    if any(span.points(f"{span.metric}_{sensor}")[0] for span in stages for sensor in span.sensors):
+        told.append(
+            "In a stage of both sensors, the curves of one are the same model’s answer with the other taken away: what "
+            "lies between them and the curve of both is what the other carries."
+        )
+    if any(span.points(f"forgetting_{sensor}")[0] for span in stages for sensor in span.sensors):
+        told.append(
+            "Forgetting: what one sensor alone reached at the stage’s entry minus now: above 0 is unlearnt."
+        )
+    told.append("Rates follow the schedule; a veil reaches from a branch’s deepest block down to its shallowest.")
+    if gradient_keys(stages):
+        told.append("Gradient norms: mean over the epoch, before clipping.")
+    told.append("Blocks: filled by the share that trains; the rest is frozen.")
+    return " ".join(told)
 
 
 def _page(title: str, about: str, facts: dict[str, str], sections: Iterable[_Section]) -> str:

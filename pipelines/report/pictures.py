@@ -60,7 +60,7 @@ def _figure(example: Example, classes: Sequence[str]) -> str:
         views.append(("Thermal", false_colour(example.thermal, example.invalid)))
     found, truth = _tell(example, classes)
     images = "".join(
-        f'<img src="{_jpeg(_draw(view, example, classes))}" width="{_WIDTH}" height="{_height(example)}" '
+        f'<img src="{jpeg(_draw(view, example, classes))}" width="{_WIDTH}" height="{_height(example)}" '
         f'alt="{escape(f"{sensor} view of pair {example.id}. Found: {found}. True: {truth}.")}">'
         for sensor, view in views
     )
@@ -111,7 +111,8 @@ def _dashed(picture: NDArray[np.uint8], box: Sequence[int], colour: tuple[int, i
                 cv2.line(picture, (x, y), (x, min(y + _DASH, y2)), shade, 1)
 
 
-def _jpeg(picture: NDArray[np.uint8]) -> str:
+def jpeg(picture: NDArray[np.uint8]) -> str:
+    """H×W×3 (R, G, B) as the source of an ``<img>``."""
     # Full colour resolution: thin coloured lines would bleed at half.
     how = [
         cv2.IMWRITE_JPEG_QUALITY, 84,

@@ -107,6 +107,13 @@ svg.plot + .scroll { margin-top: 24px; }
 h2 + .scroll { margin-top: 12px; }
 svg.plot text { font-family: inherit !important; }
 .narrow { display: none !important; }
+ul.events { list-style: none; margin: 14px 0 0; padding: 0; font-size: 14px; }
+ul.events li { display: flex; align-items: baseline; gap: 9px; padding: 3px 0; overflow-wrap: anywhere; }
+ul.events span { min-width: 0; }
+.mark { flex: none; width: 12px; height: 12px; align-self: center; }
+svg.plot + ul.events + .scroll, .scroll + h3, .made + h3 { margin-top: 24px; }
+.made { display: grid; grid-template-columns: repeat(4, minmax(0, 256px)); gap: 6px 8px; margin: 8px 0 4px; }
+.made img { display: block; width: 100%; height: auto; border-radius: 4px; background: var(--band); }
 .curves { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 240px), 1fr)); gap: 24px 26px; }
 .curves figure { max-width: 350px; }
 .examples { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 480px), 1fr)); gap: 30px 32px; }
@@ -122,6 +129,8 @@ svg.plot text { font-family: inherit !important; }
   .wide-only { display: none !important; }
   .narrow { display: block !important; }
   .examples .views { grid-template-columns: 1fr; }
+  .made { grid-template-columns: repeat(2, 1fr); }
+  .made.three { grid-template-columns: repeat(3, 1fr); }
   .track { display: none; }
   table { font-size: 14px; }
   th, td { padding: 8px; }

@@ -71,6 +71,8 @@ def inline(figure: Figure, name: str, alt: str, css: str = "") -> str:
     body = body[body.index(">") + 1 :]
     body = re.sub(r"<!--.*?-->\s*", "", body, flags=re.DOTALL).replace("xlink:href", "href")
     body = re.sub(r'\s*<g id="[^"]*"/>', "", body)
+    # A hundredth of a point is not seen, and coordinates are most of the file.
+    body = re.sub(r' (?:d|x|y)="[^"]*"', lambda m: re.sub(r"(\.\d\d)\d+", r"\1", m[0]), body)
     body = _renumber(body, name)
     for role, shade in PALETTE.items():
         body = body.replace(shade.light, f"var(--{role})")

@@ -3,9 +3,10 @@
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from pipelines.evaluate import Evaluation, Row
+from pipelines.evaluate import Evaluation
+from pipelines.evaluate import Row as Measured
 from pipelines.report.curves import count_text, line_styles
-from pipelines.report.stages import Span
+from pipelines.report.stages import METRICS, Row, Span, number
 from pipelines.report.svg import key
 
 _SENSORS = {"rgb": "RGB", "thermal": "thermal"}
@@ -49,7 +50,7 @@ def accuracy_table(evaluation: Evaluation) -> str:
     return _table("Accuracy of each model", head, body) + note
 
 
-def _class_ap50(row: Row, name: str) -> float | None:
+def _class_ap50(row: Measured, name: str) -> float | None:
     return float(row.per_class[name]["ap50"]) if name in row.per_class else None
 
 
@@ -61,7 +62,7 @@ def _figure(value: float | None, best: float | None) -> str:
     return f"<strong>{text}</strong>" if best is not None and text == f"{best:.3f}" else text
 
 
-def _accuracy_row(row: Row, style: tuple[str, str], figures: Sequence[str]) -> str:
+def _accuracy_row(row: Measured, style: tuple[str, str], figures: Sequence[str]) -> str:
     ap50, *others = figures
     track = f'<span class="track" style="--of: var(--{style[0]}); --share: {100 * row.ap50:.1f}%"></span>'
     cells = [_name(key(*style) + escape(row.name)), _sensors(row.sensors)]
@@ -70,21 +71,49 @@ def _accuracy_row(row: Row, style: tuple[str, str], figures: Sequence[str]) -> s
     return f"<tr{css}>{''.join(cells)}</tr>"
 
 
-def stage_results(stages: Iterable[Span]) -> str:
+def stage_results(stages: Sequence[Span]) -> str:
     """The training plot's numbers: a line for each stage, at the epoch whose weights it handed on."""
+    metric = stages[0].metric
     head = [_head("Stage"), _head("Sensors", text=True), _head("Objective", text=True)]
-    head += [_head(name) for name in ("Epochs", "Handed on", "Train loss", "Validation loss", "AP50", "Pairs/s")]
+    names = ("Epochs", "Handed on", "Train loss", "Validation loss", METRICS.get(metric, metric), "Pairs/s")
+    head += [*(_head(name) for name in names), _head("Waiting", "for data")]
     return _table("Results of each stage", head, [_stage_row(span) for span in stages])
 
 
 def _stage_row(span: Span) -> str:
     row = span.handed_on
-    figures = [f"{row[name]:.3f}" if name in row else "–" for name in ("loss", "val_loss", "ap50")]
-    _, pace = span.points("pairs_per_s")
+    figures = [_shown(number(row, name)) for name in ("loss", "val_loss", span.metric)]
     epoch = f"epoch {row['epoch']}" if row["epoch"] else "entry"
-    numbers = [str(span.length), epoch, *figures, f"{sum(pace) / len(pace):.1f}"]
+    epochs = f"{span.length} of {span.stage.epochs}" if span.length < span.stage.epochs else str(span.length)
+    pace, wait = span.average("pairs_per_s"), span.average("wait_share")
+    numbers = [epochs, epoch, *figures, _shown(pace, ".1f"), _shown(wait, ".1%")]
     cells = [_name(f"{span.number} {escape(span.stage.name)}"), _sensors(span.sensors)]
-    cells += [f'<td class="text">{escape(span.stage.objective)}</td>', *(f"<td>{number}</td>" for number in numbers)]
+    cells += [f'<td class="text">{escape(span.stage.objective)}</td>', *(f"<td>{text}</td>" for text in numbers)]
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+def _shown(value: float | None, form: str = ".3f") -> str:
+    return "–" if value is None else format(value, form)
+
+
+def decisions(stages: Iterable[Span]) -> str:
+    """What auto unfreezing decided, and on what grounds; nothing where it was not used."""
+    found = [(span, row) for span in stages for row in span.rows if row.get("decision")]
+    if not found:
+        return ""
+    metric = METRICS.get(found[0][0].metric, found[0][0].metric)
+    head = [_head("Stage"), _head("Epoch"), _head("Blocks", "unfrozen"), _head("Gain", metric)]
+    head += [_head("Standard error"), _head("Decision", text=True)]
+    table = _table("Decisions of auto unfreezing", head, [_decision(span, row) for span, row in found])
+    note = "One block deeper while the gain since the last decision is more than one standard error of it."
+    return f'<h3>Auto unfreezing</h3>\n<p class="note">{note}</p>\n{table}'
+
+
+def _decision(span: Span, row: Row) -> str:
+    made = row["decision"]
+    figures = [str(row["epoch"]), str(made["blocks"]), f"{made['gain']:+.4f}", f"{made['se']:.4f}"]
+    cells = [_name(f"{span.number} {escape(span.stage.name)}"), *(f"<td>{figure}</td>" for figure in figures)]
+    cells.append(f'<td class="text">{"one block deeper" if made["deeper"] else "no deeper"}</td>')
     return f"<tr>{''.join(cells)}</tr>"
 
 
