@@ -1,25 +1,56 @@
 """Recipes on disk: shipped by name, the user's own by path, variants of a parent, and changes from the command line."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import PrivateAttr
 
 from data.augment import AugmentSpec
 from data.errors import DataError
 from data.yaml_file import Location, read_yaml, validate
+from fusion.errors import FusionError
 from fusion.recipe import Recipe
 
 PARENT = "extends"
 _SHIPPED = Path(str(resources.files("pipelines.recipes")))
 
 
+@dataclass(frozen=True)
+class Source:
+    """Where a recipe was read; equal to any other, for it says nothing of what the recipe is."""
+
+    path: Path = field(compare=False)
+    lines: Mapping[Location, int] = field(compare=False)
+
+
 class TrainRecipe(Recipe):
     """A recipe together with how its pictures are augmented."""
 
     augment: AugmentSpec = AugmentSpec()
+    _source: Source | None = PrivateAttr(default=None)
+
+    @contextmanager
+    def blamed(self) -> Iterator[None]:
+        """Put file, and line where it is known, before what does not fit: the error's text begins with the field."""
+        try:
+            yield
+        except FusionError as error:
+            if self._source is None:
+                raise
+            raise FusionError(f"{_place(self._source, str(error))}: {error}") from None
+
+
+def _place(source: Source, text: str) -> str:
+    """File and line of the field that a text begins with, or of the nearest that holds it."""
+    parts = text.partition(":")[0].split(".")
+    at = tuple(int(part) if part.isdigit() else part for part in parts)
+    known = next((at[:n] for n in range(len(at), 0, -1) if at[:n] in source.lines), None)
+    return f"{source.path}" if known is None else f"{source.path}:{source.lines[known]}"
 
 
 def shipped() -> dict[str, Path]:
@@ -47,7 +78,9 @@ def load_recipe(text: str, changes: Sequence[str] = ()) -> TrainRecipe:
     content, lines = _read(path, ())
     for change in changes:
         lines = _change(content, change, lines)
-    return validate(content, TrainRecipe, path, lines)
+    recipe = validate(content, TrainRecipe, path, lines)
+    recipe._source = Source(path, lines)
+    return recipe
 
 
 def _read(path: Path, children: tuple[Path, ...]) -> tuple[dict[str, Any], dict[Location, int]]:

@@ -1,13 +1,17 @@
 """Trains a recipe on a card into a run folder, and goes on with a run that was stopped."""
 
+import contextlib
 import hashlib
 import json
+import platform
 import sys
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from lightning.fabric import Fabric
+from lightning.fabric.loggers import Logger
 from tqdm import tqdm
 
 from data.card import DatasetCard
@@ -15,12 +19,16 @@ from data.errors import DataError
 from data.yaml_file import atomic, read_model
 from fusion.checkpoint import Row
 from fusion.model import FusionModel, ModelConfig, build_model
-from fusion.plan import count_parameters, plan_stages, table
-from fusion.trainer import Trainer
+from fusion.plan import plan_stages
+from fusion.stage_table import count_parameters, table
+from fusion.trainer import StageStore, Trainer
+from pipelines.launch import Processes, end_processes, find_processes, lost_partner, make_fabric
 from pipelines.loaders import CardLoaders
+from pipelines.loggers import DEFAULT, make_loggers
 from pipelines.recipe_file import TrainRecipe, dump_recipe
 
 RECIPE, RUN, HISTORY = "recipe.yaml", "run.json", "history.json"
+_PACKAGES = ("rgbt-fusion", "torch", "torchvision", "timm", "lightning", "torchmetrics")
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,14 @@ class RunInfo:
     """Path of the dataset card, absolute."""
     card_sha256: str
     """Of what a run takes from it: sizes, unit, classes, ids and labels."""
+    accelerator: str = "unknown"
+    """cpu, cuda or mps, of the last process that trained here; as what follows."""
+    devices: int = 1
+    """On each node."""
+    nodes: int = 1
+    precision: str = "32-true"
+    versions: dict[str, str] = field(default_factory=dict)
+    """Package → version; python as well."""
 
 
 def train(
@@ -42,37 +58,109 @@ def train(
     out: Path,
     resume: bool = False,
     accelerator: str = "auto",
-    precision: Any = "32-true",  # noqa: ANN401 - Fabric's own union of literals
+    precision: str = "32-true",
+    devices: int | None = None,
+    nodes: int | None = None,
+    loggers: Sequence[str] = DEFAULT,
+    stop: Callable[[], bool] = lambda: False,
+    store: StageStore | None = None,
 ) -> list[Row]:
     """Train through all stages; return the history.
 
-    Writes into ``out``: recipe.yaml (resolved), run.json, checkpoints, history.json, and model/ at the end.
+    Writes into ``out``: recipe.yaml (resolved), run.json, logs, checkpoints, history.json, and model/ at the end.
+
+    Args:
+        recipe: What to train, and how.
+        name: Of the recipe, for the record.
+        card: The pairs.
+        out: Folder of the run.
+        resume: Go on with the run that lies there.
+        accelerator: auto, cpu, cuda or mps.
+        precision: 32-true, bf16-mixed or 16-mixed.
+        devices: On each node; None: as many as torchrun or SLURM started, else one. More than one are processes that
+            run this program again, up to here.
+        nodes: None: as many as the launcher uses, else one.
+        loggers: Names of pipelines.loggers.LOGGERS, or none.
+        stop: Asked after each step; once it is true, the run saves and stops.
+        store: Where the outputs of stages are kept for other runs.
 
     Raises:
-        DataError: the folder holds another run, the card does not fit or has changed, or a picture cannot be read.
+        DataError: the folder holds another run, the card does not fit or has changed, a picture cannot be read, or
+            there are fewer devices than asked for.
         FusionError: recipe, weights or checkpoint do not fit.
+        Stopped: ``stop`` was heeded.
     """
+    processes = find_processes(devices, nodes)
     text = dump_recipe(recipe)
-    _claim(out, text, resume)
-    fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)
-    fabric.launch()
-    loaders = CardLoaders(card, recipe)
-    model, reports = build_model(model_config(recipe, card), recipe.seed)
-    for report in reports:
-        _say(f"weights  {report}")
-    trainer = Trainer(model, recipe, loaders, out, fabric, _say)
-    info = RunInfo(name, hashlib.sha256(text.encode()).hexdigest(), str(card.path.resolve()), loaders.fingerprint)
-    if resume:
+    if processes.leads:
+        _claim(out, text, resume)
+    made = make_loggers(loggers, out) if processes.leads else []
+    fabric = make_fabric(processes, accelerator, precision, made)
+    # All that can be wrong with recipe, card and weights is found before other processes are started.
+    loaders = CardLoaders(card, recipe, processes.rank, processes.world)
+    info = _info(recipe, name, card, loaders.fingerprint, processes, fabric, precision)
+    if resume and processes.leads:
         _require_same_card(out, info)
-    _write(out / RECIPE, text)
-    _write(out / RUN, json.dumps(asdict(info), indent=1))
-    _say(table(recipe, trainer.plans, count_parameters(model)))
-    try:
+    say = _say if processes.leads else _nothing
+    with recipe.blamed():
+        model, reports = build_model(model_config(recipe, card), recipe.seed)
+        stages = _table(recipe, model)
+    for report in reports:
+        say(f"weights  {report}")
+    say(stages)
+    with _running(fabric, made):
+        trainer = Trainer(model, recipe, loaders, out, fabric, say, stop, store)
+        if processes.leads:
+            _write(out / RECIPE, text)
+            _write(out / RUN, json.dumps(asdict(info), indent=1))
+            for logger in made:
+                logger.log_hyperparams(recipe.model_dump(mode="json"))
         history = trainer.fit(resume)
+    if processes.leads:
+        _write(out / HISTORY, json.dumps(history))
+    return history
+
+
+def _info(
+    recipe: TrainRecipe,
+    name: str,
+    card: DatasetCard,
+    fingerprint: str,
+    processes: Processes,
+    fabric: Fabric,
+    precision: str,
+) -> RunInfo:
+    return RunInfo(
+        recipe_name=name,
+        recipe_sha256=hashlib.sha256(dump_recipe(recipe).encode()).hexdigest(),
+        card=str(card.path.resolve()),
+        card_sha256=fingerprint,
+        accelerator=fabric.device.type,
+        devices=processes.devices,
+        nodes=processes.nodes,
+        precision=precision,
+        versions={"python": platform.python_version(), **{package: version(package) for package in _PACKAGES}},
+    )
+
+
+@contextlib.contextmanager
+def _running(fabric: Fabric, loggers: Sequence[Logger]) -> Iterator[None]:
+    """Start the processes and leave none behind; close the loggers, and make one line of what a partner's end tells."""
+    ended = "failed"
+    try:
+        fabric.launch()
+        yield
+        ended = "success"
     except DataError as error:  # a worker's error comes wrapped in its traceback
         raise DataError(str(error).strip().splitlines()[-1].removeprefix("data.errors.DataError: ")) from None
-    _write(out / HISTORY, json.dumps(history))
-    return history
+    except RuntimeError as error:
+        if fabric.world_size > 1 and lost_partner(error):
+            raise DataError("another process of this run has ended; its own line says why") from None
+        raise
+    finally:
+        for logger in loggers:
+            logger.finalize(ended)
+        end_processes(fabric, failed=ended == "failed")
 
 
 def model_config(recipe: TrainRecipe, card: DatasetCard) -> ModelConfig:
@@ -86,8 +174,14 @@ def stage_table(recipe: TrainRecipe) -> tuple[str, dict[str, int]]:
     thermal = {"unit": "intensity8", "polarity": "white-hot", "range": None, "min_span": 16.0, "invalid": 0.0}
     inputs = {"rgb_size": recipe.model.size, "thermal_size": recipe.model.size, "thermal": thermal}
     config = ModelConfig(**recipe.model.model_dump(), classes=("object",), inputs=inputs)
-    counts = count_parameters(FusionModel(config))
-    return table(recipe, plan_stages(recipe, counts), counts), counts
+    with recipe.blamed():
+        model = FusionModel(config)
+        return _table(recipe, model), count_parameters(model)
+
+
+def _table(recipe: TrainRecipe, model: FusionModel) -> str:
+    counts = count_parameters(model)
+    return table(recipe, plan_stages(recipe, counts), counts)
 
 
 def read_run(run: Path) -> tuple[TrainRecipe, RunInfo, list[Row]]:
@@ -117,6 +211,10 @@ def _claim(out: Path, recipe: str, resume: bool) -> None:
 def _say(text: str) -> None:
     """Progress goes to stderr, above the bar: stdout is for results."""
     tqdm.write(text, file=sys.stderr)
+
+
+def _nothing(text: str) -> None:
+    """Other processes than the first say nothing."""
 
 
 def _require_same_card(out: Path, info: RunInfo) -> None:

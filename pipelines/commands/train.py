@@ -1,6 +1,7 @@
 """``rgbt train``: a recipe on a card, stage by stage."""
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
@@ -8,7 +9,10 @@ EXAMPLE = """examples:
   rgbt train staged --data card.yaml --out runs/first
   rgbt train staged --data card.yaml --out runs/first --resume
   rgbt train staged --data card.yaml --out runs/night --set model.blend.anchor=thermal --set model.size=[256,256]
+  rgbt train staged --data card.yaml --out runs/four --devices 4 --precision bf16-mixed --logger csv mlflow
+  torchrun --nnodes 2 --nproc-per-node 4 -m pipelines.cli train staged --data card.yaml --out runs/eight
 """
+DEFAULT_LOGGERS = ["csv", "tensorboard"]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -19,25 +23,63 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="K=V", help="change a field of the recipe")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in RUN")
     parser.add_argument("--accelerator", default="auto", choices=("auto", "cpu", "cuda", "mps"))
-    parser.add_argument("--precision", default="32-true", choices=("32-true", "bf16-mixed"))
+    parser.add_argument("--precision", default="32-true", choices=("32-true", "bf16-mixed", "16-mixed"))
+    parser.add_argument(
+        "--devices", type=int, metavar="N", help="devices on each node (default: what torchrun or SLURM started, or 1)"
+    )
+    parser.add_argument("--nodes", type=int, metavar="M", help="nodes (default: those of torchrun or SLURM, or 1)")
+    parser.add_argument(
+        "--logger",
+        nargs="+",
+        default=DEFAULT_LOGGERS,
+        metavar="NAME",
+        help="where the curves go: csv, tensorboard, mlflow, wandb, or none (default: csv tensorboard)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Train, then say where the run lies and what comes next."""
     from data.card import DatasetCard
+    from fusion.errors import Stopped
+    from pipelines.launch import find_processes
     from pipelines.recipe_file import load_recipe
     from pipelines.run_report import report_run
+    from pipelines.stopping import StopSignal
     from pipelines.train import train
 
+    leads = find_processes(args.devices, args.nodes).leads
     recipe = load_recipe(args.recipe, args.set)
     card = DatasetCard.load(args.data)
-    try:
-        train(recipe, Path(args.recipe).stem, card, args.out, args.resume, args.accelerator, args.precision)
-    except KeyboardInterrupt:
-        print(
-            "\nrgbt: stopped; no finished epoch is lost. Go on with the same command and --resume",
-            file=sys.stderr,
-        )
-        return 130
-    print(f"run    {args.out}\nreport {report_run(args.out, None)}\nnext: rgbt evaluate {args.out} --data {args.data}")
+    with StopSignal(talks=leads) as stop:
+        try:
+            train(
+                recipe, Path(args.recipe).stem, card, args.out, args.resume, args.accelerator, args.precision,
+                args.devices, args.nodes, args.logger, stop,
+            )  # fmt: skip
+        except Stopped as moment:
+            # A process that another one started must not end as if it had failed.
+            return _say_how_to_go_on(args, f"stopped and saved ({moment})", stop.exit_code) if leads else 0
+        except KeyboardInterrupt:
+            return _say_how_to_go_on(args, "interrupted; no finished epoch is lost", 130) if leads else 130
+    if leads:
+        report = report_run(args.out, None)
+        print(f"run    {args.out}\nreport {report}\nnext: rgbt evaluate {args.out} --data {args.data}")
     return 0
+
+
+def _say_how_to_go_on(args: argparse.Namespace, what: str, code: int) -> int:
+    print(f"\nrgbt: {what}; go on with: {_again(args)}", file=sys.stderr)
+    return code
+
+
+def _again(args: argparse.Namespace) -> str:
+    """The command that goes on with this run."""
+    words = ["rgbt", "train", args.recipe, "--data", str(args.data), "--out", str(args.out)]
+    for change in args.set:
+        words += ["--set", change]
+    for name, usual in (("accelerator", "auto"), ("precision", "32-true"), ("devices", None), ("nodes", None)):
+        if getattr(args, name) != usual:
+            words += [f"--{name}", str(getattr(args, name))]
+    if args.logger != DEFAULT_LOGGERS:
+        words += ["--logger", *args.logger]
+    return shlex.join([*words, "--resume"])
