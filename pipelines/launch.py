@@ -1,0 +1,183 @@
+"""Which processes a run consists of: one, several that rgbt starts, or those that torchrun or SLURM started."""
+
+import contextlib
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from lightning.fabric.loggers import Logger
+from lightning.fabric.plugins.environments import (
+    ClusterEnvironment,
+    LightningEnvironment,
+    LSFEnvironment,
+    MPIEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
+
+from data.errors import DataError
+from export.bench import cores
+
+LAUNCHERS: dict[str, type[ClusterEnvironment]] = {
+    "torchrun": TorchElasticEnvironment,
+    "SLURM": SLURMEnvironment,
+    "LSF": LSFEnvironment,
+    "MPI": MPIEnvironment,
+}
+"""Name → how Fabric recognises it; the first that is there counts, in Fabric's own order."""
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+_PER_NODE = {"torchrun": "LOCAL_WORLD_SIZE", "SLURM": "SLURM_NTASKS_PER_NODE"}
+"""Launcher → the variable in which it says how many processes it started on each node."""
+_PATIENCE_S = 30.0
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes of a run, one for each device, and which of them this is."""
+
+    devices: int
+    """On each node."""
+    nodes: int
+    rank: int
+    """Of this process, from 0; rank 0 alone talks and writes."""
+    environment: ClusterEnvironment
+    launcher: str | None
+    """Who started them; None: rgbt itself."""
+
+    @property
+    def world(self) -> int:
+        """Number of processes."""
+        return self.devices * self.nodes
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the one that talks and writes."""
+        return self.rank == 0
+
+
+def find_processes(devices: int | None = None, nodes: int | None = None) -> Processes:
+    """The processes that a launcher started, or else ``devices`` on each of ``nodes``.
+
+    Args:
+        devices: On each node; None: as many as the launcher started, else one.
+        nodes: None: as many as the launcher uses, else one.
+
+    Raises:
+        DataError: what was asked for is not what the launcher started, or nobody said where the other nodes are.
+    """
+    for name, value in (("devices", devices), ("nodes", nodes)):
+        if value is not None and value < 1:
+            raise DataError(f"--{name} {value}: expected 1 or more")
+    launcher = next((name for name, kind in LAUNCHERS.items() if kind.detect()), None)
+    if launcher is not None:
+        environment = _environment(launcher)
+        world = environment.world_size()
+        if world > 1:  # a job of one task may still start processes of its own
+            return _launched(launcher, environment, world, devices, nodes)
+    devices, nodes, own = devices or 1, nodes or 1, LightningEnvironment()
+    if nodes > 1 and not {"MASTER_ADDR", "MASTER_PORT", "NODE_RANK"} <= set(os.environ):
+        raise DataError(
+            f"--nodes {nodes}: nothing says where the other nodes are; start it by torchrun or SLURM, or set "
+            "MASTER_ADDR, MASTER_PORT and NODE_RANK on each node"
+        )
+    local = own.local_rank() if devices * nodes > 1 else 0
+    return Processes(devices, nodes, own.node_rank() * devices + local if nodes > 1 else local, own, None)
+
+
+def _environment(launcher: str) -> ClusterEnvironment:
+    try:
+        return LAUNCHERS[launcher]()
+    except RuntimeError as error:  # SLURM's variables contradict each other
+        raise DataError(f"{launcher}: {str(error).splitlines()[0]}") from None
+
+
+def _launched(
+    launcher: str, environment: ClusterEnvironment, world: int, devices: int | None, nodes: int | None
+) -> Processes:
+    said = os.environ.get(_PER_NODE.get(launcher, ""), "")
+    here = int(said) if said.isdigit() else devices or world // (nodes or 1)
+    found = (here, world // here)
+    if world % here or (devices or here, nodes or found[1]) != found:
+        raise DataError(
+            f"--devices {devices or here} --nodes {nodes or found[1]}: {launcher} started {world} processes, {here} on "
+            "each node; leave --devices and --nodes out, and it decides"
+        )
+    return Processes(*found, environment.global_rank(), environment, launcher)
+
+
+def make_fabric(processes: Processes, accelerator: str, precision: str, loggers: Sequence[Logger] = ()) -> Fabric:
+    """The Fabric of these processes, not launched yet.
+
+    Raises:
+        DataError: there are fewer devices than asked for, or they cannot compute in ``precision``.
+    """
+    kind = _accelerator(accelerator)
+    found = {"cpu": cores(), "cuda": torch.cuda.device_count(), "mps": 1}[kind]
+    if processes.devices > found:
+        things = {"cpu": "processor cores", "cuda": "CUDA devices", "mps": "MPS device"}[kind]
+        raise DataError(
+            f"--devices {processes.devices}: asked for {processes.devices} on each node, found {found} {things}; say "
+            f"--devices {found}"
+        )
+    if precision == "16-mixed" and kind != "cuda":
+        raise DataError(f"--precision 16-mixed: needs a CUDA device, found {kind}; say bf16-mixed or 32-true")
+    if processes.world > 1:
+        _require_own_program(processes)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    chosen: Any = precision
+    return Fabric(
+        accelerator=kind,
+        devices=processes.devices,
+        num_nodes=processes.nodes,
+        strategy="ddp" if processes.world > 1 else "auto",
+        precision=chosen,
+        plugins=[processes.environment],
+        loggers=list(loggers),
+    )
+
+
+def _accelerator(asked: str) -> str:
+    """The accelerator by name; one that is not there is an error, never quietly the CPU."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if asked == "auto":
+        return next(kind for kind, usable in there.items() if usable)
+    if not there[asked]:
+        others = " or ".join(kind for kind, usable in there.items() if usable)
+        raise DataError(f"--accelerator {asked}: no usable device of that kind here, found {others}; see rgbt doctor")
+    return asked
+
+
+def _require_own_program(processes: Processes) -> None:
+    """Fabric starts its processes by running the program again: that program must be rgbt."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    ours = spec.name == "pipelines.cli" if spec is not None else Path(sys.argv[0]).stem.startswith("rgbt")
+    if processes.launcher is None and not ours:
+        raise DataError(
+            f"--devices {processes.devices}: several processes are started by running rgbt again; call the command "
+            "rgbt, or start your own program by torchrun"
+        )
+
+
+def end_processes(fabric: Fabric, failed: bool) -> None:
+    """Wait for the processes that this one started; after a failure they are killed, for they may wait for ever."""
+    started: list[subprocess.Popen[bytes]] = getattr(fabric.strategy.launcher, "procs", [])
+    for process in started:
+        if failed:
+            process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_PATIENCE_S)
+
+
+def lost_partner(error: RuntimeError) -> bool:
+    """Whether an error only tells that another process of the run has gone."""
+    distributed = (torch.distributed.DistError,) if torch.distributed.is_available() else ()
+    return isinstance(error, distributed) or any(
+        word in str(error).lower() for word in ("gloo", "connection closed by peer", "connection reset by peer")
+    )
