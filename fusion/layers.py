@@ -2,7 +2,8 @@
 
 from typing import Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 Norm = Literal["batch", "group", "none"]
 Activation = Literal["relu", "gelu", "elu", "silu"]
@@ -11,11 +12,15 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "el
 
 
 def norm_layer(norm: Norm, channels: int) -> nn.Module:
-    """Normalisation over [B,channels,h,w]; ``group`` uses groups of 8 channels and needs no batch statistics."""
+    """Normalisation over [B,channels,h,w]; ``group`` needs no batch statistics.
+
+    Its groups have 8 channels, or the next number above that divides an encoder's channels.
+    """
     if norm == "batch":
         return nn.BatchNorm2d(channels)
     if norm == "group":
-        return nn.GroupNorm(max(1, channels // 8), channels)
+        groups = next(count for count in range(max(1, channels // 8), 0, -1) if channels % count == 0)
+        return nn.GroupNorm(groups, channels)
     return nn.Identity()
 
 
@@ -30,3 +35,8 @@ def separable(channels: int, norm: Norm, act: Activation) -> nn.Sequential:
     return nn.Sequential(
         conv_block(channels, channels, 3, norm, act, groups=channels), conv_block(channels, channels, 1, norm, act)
     )
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """Integers and half floats as float32; float32 and float64 as they are."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

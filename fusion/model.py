@@ -6,13 +6,13 @@ import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-from fusion.blends import BLENDS, Anchor, Concat, ZeroResidual
+from fusion.blends import BLENDS, Anchor, Joint, cut
 from fusion.detect import DetectHead
 from fusion.encoders import STRIDES, Encoder, build_encoder, norm_layers
 from fusion.errors import FusionError
 from fusion.layers import Activation, Norm
 from fusion.normalise import Letterbox, ModelInputs, RgbNormalise, ThermalNormalise
-from fusion.weights import WeightReport, copy_from_rgb, load_encoder_weights
+from fusion.weights import WeightReport, copy_from_rgb, draw_weights, load_encoder_weights
 
 Sensor = Literal["rgb", "thermal"]
 SENSORS: tuple[Sensor, ...] = ("rgb", "thermal")
@@ -26,6 +26,8 @@ def _in_order(sensors: tuple[Sensor, ...]) -> tuple[Sensor, ...]:
 
 Sensors = Annotated[tuple[Sensor, ...], AfterValidator(_in_order)]
 HEADS = {"detect": DetectHead}
+EARLY = "early"
+"""The kind of blend that is none: one encoder over both pictures stacked."""
 
 
 class _Section(BaseModel):
@@ -42,26 +44,45 @@ class RgbEncoder(_Section):
 
 
 class ThermalEncoder(_Section):
-    """The thermal branch."""
+    """The thermal branch; of no meaning to an early fusion, which has none."""
 
     arch: str
     start: Literal["random", "copied"] = "random"
-    """copied: the RGB branch's weights, the first layer summed over its channels."""
+    """copied: what the RGB branch knows when thermal is first used, the first layer averaged and scaled by 3."""
+    init: Literal["default", "kaiming", "xavier"] = "default"
+    """How a random start draws the weights of convolutions and linear layers; default: the architecture's own way."""
     weights: str | None = None
     """A local file of weights, instead of a start."""
+
+    @model_validator(mode="after")
+    def _one_start(self) -> Self:
+        if self.weights is not None and self.start == "copied":
+            raise ValueError("start: copied would overwrite weights; give one of them")
+        if self.init != "default" and (self.weights is not None or self.start != "random"):
+            raise ValueError(f"init: {self.init} is how a random start is drawn; with copied or weights leave it out")
+        return self
 
 
 class Blend(_Section):
     """How the branches are joined at each scale."""
 
     kind: str = "zero_residual"
+    """zero_residual, gated, cross_attention, concat; or early: one encoder, RGB's, over both pictures stacked."""
     anchor: Anchor = "rgb"
     """The sensor whose features the other's are added to: the stronger one (thermal at night)."""
+    norm: Norm = "none"
+    """Of the convolution that ``act`` asks for."""
+    act: Activation | None = None
+    """With one, the other sensor's features pass a 1×1 convolution, norm and this before they are blended."""
 
     @model_validator(mode="after")
     def _known(self) -> Self:
-        if self.kind not in BLENDS:
-            raise ValueError(f"unknown blend '{self.kind}'; one of {', '.join(BLENDS)}")
+        if self.kind not in (*BLENDS, EARLY):
+            raise ValueError(f"unknown blend '{self.kind}'; one of {', '.join((*BLENDS, EARLY))}")
+        if self.norm != "none" and self.act is None:
+            raise ValueError(f"norm: {self.norm} belongs to a convolution that only an act brings; give act, say relu")
+        if self.kind == EARLY and self.act is not None:
+            raise ValueError("an early fusion has no blend that an act could go before; leave act and norm out")
         return self
 
 
@@ -92,6 +113,17 @@ class ModelSection(_Section):
     blend: Blend = Blend()
     head: Head = Head()
 
+    @property
+    def is_early(self) -> bool:
+        """Whether both pictures go stacked into one encoder."""
+        return self.blend.kind == EARLY and len(self.sensors) > 1
+
+    @model_validator(mode="after")
+    def _no_thermal_weights_unused(self) -> Self:
+        if self.is_early and self.thermal.weights is not None:
+            raise ValueError("an early fusion has one encoder, RGB's: thermal.weights would go nowhere; leave it out")
+        return self
+
 
 class ModelConfig(ModelSection):
     """All that rebuilds a model: the recipe's section, the card's classes, and what goes in."""
@@ -104,6 +136,8 @@ class ModelConfig(ModelSection):
 class FusionModel(nn.Module):
     """Two encoders, a blend at each scale, a head; raw values in, answer out.
 
+    Early fusion has one encoder, ``rgb``, with a fourth input channel for thermal, and no blend.
+
     What is frozen is one set of block names (``hold``), re-applied whenever ``train()`` is called.
     """
 
@@ -112,8 +146,9 @@ class FusionModel(nn.Module):
         self.config = config
         inputs = ModelInputs.model_validate(config.inputs)
         self.letterbox = Letterbox(inputs.rgb_size, config.size)
-        self.rgb = build_encoder(config.rgb.arch, 3) if "rgb" in config.sensors else None
-        self.thermal = build_encoder(config.thermal.arch, 1) if "thermal" in config.sensors else None
+        early = config.is_early
+        self.rgb = build_encoder(config.rgb.arch, 4 if early else 3) if "rgb" in config.sensors else None
+        self.thermal = build_encoder(config.thermal.arch, 1) if "thermal" in config.sensors and not early else None
         self.normalise = nn.ModuleDict({"thermal": ThermalNormalise(inputs.thermal)})
         if self.rgb is not None:
             self.normalise["rgb"] = RgbNormalise(self.rgb.mean, self.rgb.std)
@@ -130,14 +165,16 @@ class FusionModel(nn.Module):
         if self.rgb is None or self.thermal is None:
             return nn.ModuleList()
         widths = zip(self.rgb.channels, self.thermal.channels, strict=True)
-        return nn.ModuleList([BLENDS[blend.kind](rgb, thermal, blend.anchor) for rgb, thermal in widths])
+        return nn.ModuleList(
+            [BLENDS[blend.kind](rgb, thermal, blend.anchor, blend.norm, blend.act) for rgb, thermal in widths]
+        )
 
-    def _joints(self) -> "list[ZeroResidual | Concat]":
-        return [cast("ZeroResidual | Concat", blend) for blend in self.blend]
+    def _joints(self) -> list[Joint]:
+        return [cast(Joint, blend) for blend in self.blend]
 
     @property
     def encoders(self) -> dict[str, Encoder]:
-        """Sensor → its encoder, for the sensors that the model has."""
+        """Sensor → its encoder; early fusion has one, ``rgb``."""
         pairs = (("rgb", self.rgb), ("thermal", self.thermal))
         return {name: encoder for name, encoder in pairs if encoder is not None}
 
@@ -172,27 +209,60 @@ class FusionModel(nn.Module):
                 encoder's statistics.
             sensors: sensors to use at all; the features of one alone go straight to the head.
         """
-        features: dict[str, list[Tensor]] = {}
-        if self.rgb is not None and "rgb" in sensors:
-            features["rgb"] = self.rgb(self.letterbox(self.normalise["rgb"](rgb, present[:, 0])))
-        if self.thermal is not None and "thermal" in sensors:
-            features["thermal"] = self.thermal(self.thermal_canvas(thermal, present[:, 1]))
-        there = present if keep is None else present * keep
-        out: dict[str, Tensor] = self.head(self._join(features, there))
+        features = self.features(rgb, thermal, present, sensors)
+        out: dict[str, Tensor] = self.head(self.join(features, present if keep is None else present * keep))
         return out
 
-    def thermal_canvas(self, thermal: Tensor, present: Tensor) -> Tensor:
-        """Raw thermal [B,Ht,Wt] → normalised [B,1,canvas], as the thermal encoder sees it."""
-        canvas: Tensor = self.letterbox(self.normalise["thermal"](thermal, present))
-        return canvas
+    def features(
+        self, rgb: Tensor, thermal: Tensor, present: Tensor, sensors: tuple[Sensor, ...] = SENSORS
+    ) -> dict[str, list[Tensor]]:
+        """What ``join`` needs of each sensor in use: its encoder's features, or its canvas before an early fusion."""
+        canvases: dict[str, Tensor] = {}
+        if "rgb" in self.config.sensors and "rgb" in sensors:
+            canvases["rgb"] = self.rgb_canvas(rgb, present[:, 0])
+        if "thermal" in self.config.sensors and "thermal" in sensors:
+            canvases["thermal"] = self.thermal_canvas(thermal, present[:, 1])
+        if self.config.is_early:
+            return {sensor: [canvas] for sensor, canvas in canvases.items()}
+        return {sensor: self.encoders[sensor](canvas) for sensor, canvas in canvases.items()}
 
-    def _join(self, features: dict[str, list[Tensor]], there: Tensor) -> list[Tensor]:
+    def join(self, features: dict[str, list[Tensor]], there: Tensor) -> list[Tensor]:
+        """The head's features, from what ``features`` returned; several ``there`` may be asked of the same features.
+
+        Args:
+            features: as ``features`` returned them.
+            there: float32 [B,2] in {0, 1}: which sensors count; one without a partner goes straight to the head.
+        """
+        if self.config.is_early:
+            return self._encode_stacked(features, there)
         if len(features) == 1:  # straight to the head: a blend that starts at zero would pass no gradient
             return next(iter(features.values()))
         return [
-            blend(rgb, thermal, there)
-            for blend, rgb, thermal in zip(self.blend, features["rgb"], features["thermal"], strict=True)
+            joint(rgb, thermal, there)
+            for joint, rgb, thermal in zip(self._joints(), features["rgb"], features["thermal"], strict=True)
         ]
+
+    def _encode_stacked(self, features: dict[str, list[Tensor]], there: Tensor) -> list[Tensor]:
+        canvases = {sensor: cut(features[sensor][0], there[:, SENSORS.index(sensor)]) for sensor in features}
+        some = next(iter(canvases.values()))[:, :1]
+        rgb = canvases.get("rgb", torch.zeros_like(some).expand(-1, 3, -1, -1))
+        stacked: list[Tensor] = self.encoders["rgb"](
+            torch.cat([rgb, canvases.get("thermal", torch.zeros_like(some))], 1)
+        )
+        return stacked
+
+    def rgb_canvas(self, rgb: Tensor, present: Tensor) -> Tensor:
+        """Raw RGB [B,Hr,Wr,3] → normalised [B,3,canvas], as the RGB encoder sees it."""
+        return self._canvas(self.normalise["rgb"](rgb, present))
+
+    def thermal_canvas(self, thermal: Tensor, present: Tensor) -> Tensor:
+        """Raw thermal [B,Ht,Wt] → normalised [B,1,canvas], as the thermal encoder sees it."""
+        return self._canvas(self.normalise["thermal"](thermal, present))
+
+    def _canvas(self, normalised: Tensor) -> Tensor:
+        """Scale in fp32, then hand over in the weights' own precision (float64 where a test trains in it)."""
+        canvas: Tensor = self.letterbox(normalised)
+        return canvas.to(next(self.head.parameters()).dtype)
 
     def require_width(self, sensors: tuple[Sensor, ...], objective: str) -> None:
         """Raise FusionError where a sensor alone would go into a head that takes the anchor's channels, not its own."""
@@ -213,11 +283,28 @@ class FusionModel(nn.Module):
         sx, sy = self.letterbox.to_rgb
         return {"boxes": boxes * boxes.new_tensor([sx, sy, sx, sy, 1.0, 1.0])}
 
-    def loss(self, maps: dict[str, Tensor], boxes: list[Tensor], labels: list[Tensor]) -> dict[str, Tensor]:
-        """The head's loss; ``boxes`` in RGB pixels, [N,4] for each sample."""
+    def targets(self, boxes: list[Tensor], labels: list[Tensor]) -> dict[str, Tensor]:
+        """What the head is to say about a batch; ``boxes`` in RGB pixels, [N,4] for each sample, ``labels`` [N]."""
         sx, sy = self.letterbox.to_rgb
-        scale = maps["heat"].new_tensor([sx, sy, sx, sy])
-        return self.head.loss(maps, [b / scale for b in boxes], labels)
+        scaled = [b / b.new_tensor([sx, sy, sx, sy]) for b in boxes]
+        return self.head.targets(scaled, labels, self.config.size)
+
+    def loss(self, maps: dict[str, Tensor], targets: dict[str, Tensor], counts: Tensor) -> dict[str, Tensor]:
+        """The head's loss of ``maps`` against ``targets``, divided by ``counts``: see the head's."""
+        return self.head.loss(maps, targets, counts)
+
+    def copy_thermal_start(self) -> WeightReport:
+        """Start the thermal encoder from what RGB's knows now; without an RGB branch, from its weights file."""
+        assert self.thermal is not None
+        if self.rgb is not None:
+            return copy_from_rgb(self.thermal, self.rgb)
+        if self.config.rgb.weights is None:
+            raise FusionError(
+                "model.thermal.start is 'copied', but there is no RGB branch and model.rgb.weights is null"
+            )
+        source = build_encoder(self.config.rgb.arch, 3)
+        load_encoder_weights(source, self.config.rgb.arch, self.config.rgb.weights)
+        return copy_from_rgb(self.thermal, source)
 
     def named_blocks(self) -> dict[str, list[nn.Module]]:
         """Our names (``rgb.stem``, ``rgb.blocks.0`` …, ``blend.0`` …, ``head``) → the modules that carry them."""
@@ -249,26 +336,23 @@ class FusionModel(nn.Module):
 
 
 def build_model(config: ModelConfig, seed: int) -> tuple[FusionModel, list[WeightReport]]:
-    """Build the model a recipe describes and load the weights it names; the reports say what was loaded."""
+    """Build the model a recipe describes and load the weights it names; the reports say what was loaded.
+
+    A copied start is not made here but by ``copy_thermal_start``, when thermal is first used.
+    """
     torch.manual_seed(seed)
     model = FusionModel(config)
     reports = []
     if model.rgb is not None and config.rgb.weights is not None:
         reports.append(load_encoder_weights(model.rgb, config.rgb.arch, config.rgb.weights))
-    if model.thermal is not None and config.thermal.weights is not None:
-        reports.append(load_encoder_weights(model.thermal, config.thermal.arch, config.thermal.weights))
-    elif model.thermal is not None and config.thermal.start == "copied":
-        reports.append(_copied(model.thermal, config))
+    if model.thermal is not None:
+        thermal = config.thermal
+        if thermal.start == "copied" and thermal.arch != config.rgb.arch:
+            raise FusionError(
+                f"model.thermal.start is 'copied', but the branches differ ({config.rgb.arch}, {thermal.arch})"
+            )
+        if thermal.weights is not None:
+            reports.append(load_encoder_weights(model.thermal, thermal.arch, thermal.weights))
+        elif thermal.init != "default":
+            draw_weights(model.thermal, thermal.init)
     return model, reports
-
-
-def _copied(thermal: Encoder, config: ModelConfig) -> WeightReport:
-    if config.rgb.weights is None:
-        raise FusionError("model.thermal.start is 'copied', but model.rgb.weights is null: there is nothing to copy")
-    if config.thermal.arch != config.rgb.arch:
-        raise FusionError(
-            f"model.thermal.start is 'copied', but the branches differ ({config.rgb.arch}, {config.thermal.arch})"
-        )
-    source = build_encoder(config.rgb.arch, 3)
-    load_encoder_weights(source, config.rgb.arch, config.rgb.weights)
-    return copy_from_rgb(thermal, source)

@@ -3,13 +3,13 @@
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from fusion.encoders import Encoder
 from fusion.errors import FusionError
@@ -28,7 +28,7 @@ class WeightReport:
     loaded: int
     """Tensors taken as they are."""
     adapted: tuple[str, ...]
-    """Tensors whose input channels were averaged or repeated."""
+    """First layers whose input channels were summed (thermal alone) or extended (RGB and thermal stacked)."""
     skipped: tuple[str, ...]
     """Tensors of the file that the encoder does not have: its classifier and the like."""
 
@@ -124,10 +124,12 @@ def _rename(state: dict[str, Tensor], wanted: set[str]) -> dict[str, Tensor]:
 
 
 def _adapt(name: str, given: Tensor, wanted: Tensor, source: str) -> Tensor:
-    """Average RGB input channels into one; any other difference in shape is an error."""
-    if wanted.dim() == 4 and wanted.shape[1] == 1 and given.shape == (wanted.shape[0], 3, *wanted.shape[2:]):
-        # The sum keeps the answer to a grey picture (R = G = B) as it was.
-        return given.sum(1, keepdim=True)
+    """Make three input channels into one or four; any other difference in shape is an error."""
+    if wanted.dim() == 4 and given.shape == (wanted.shape[0], 3, *wanted.shape[2:]):
+        if wanted.shape[1] == 1:  # averaged and scaled by 3: the answer to a grey picture (R = G = B) stays
+            return given.sum(1, keepdim=True)
+        if wanted.shape[1] == 4:  # RGB as it is, thermal as their mean
+            return torch.cat([given, given.mean(1, keepdim=True)], 1)
     raise FusionError(
         f"{source}: tensor '{name}' has shape {tuple(given.shape)}, but the encoder needs {tuple(wanted.shape)}"
     )
@@ -136,3 +138,19 @@ def _adapt(name: str, given: Tensor, wanted: Tensor, source: str) -> Tensor:
 def copy_from_rgb(thermal: Encoder, rgb: Encoder) -> WeightReport:
     """Start the thermal encoder from RGB's weights, the first layer summed over its channels."""
     return fill(thermal, dict(rgb.net.state_dict()), "the RGB encoder")
+
+
+@torch.no_grad()
+def draw_weights(encoder: Encoder, init: Literal["kaiming", "xavier"]) -> None:
+    """Draw the weights of all convolutions and linear layers anew; biases and norms stay as they are.
+
+    Source: He et al., ICCV 2015 (``kaiming``, by what comes in); Glorot & Bengio, AISTATS 2010 (``xavier``).
+    """
+    for module in encoder.modules():
+        if not isinstance(module, nn.Conv2d | nn.Linear):
+            continue
+        if init == "kaiming":
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        else:  # each group of a convolution by itself: torch would count the outputs of all groups
+            for part in module.weight.chunk(getattr(module, "groups", 1)):
+                nn.init.xavier_normal_(part)
