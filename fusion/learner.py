@@ -1,5 +1,6 @@
 """One stage at work: the objective, the optimiser over what trains, and the step."""
 
+import itertools
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any
@@ -223,7 +224,7 @@ def split(batch: Batch, parts: int) -> Iterator[Batch]:
     """Cut a batch into parts of consecutive samples, as equal as can be; empty ones are left out."""
     size = len(batch["ids"])
     edges = [round(i * size / parts) for i in range(parts + 1)]
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in itertools.pairwise(edges):
         if end > start:
             yield {key: _cut(value, start, end) for key, value in batch.items()}
 

@@ -1,8 +1,6 @@
 """One stage: its epochs, what is measured after each, and what is decided from that."""
 
-import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,11 +13,12 @@ from tqdm import tqdm
 from fusion.bootstrap import Record, Resampled, paired_difference
 from fusion.checkpoint import Checkpoints, Row, State, load_weights
 from fusion.errors import FusionError, Stopped
-from fusion.guard import exhausted, factor, reference_epoch, verdict
+from fusion.guard import exhausted, factor, refuge, verdict
 from fusion.learner import Learner, NonFinite
 from fusion.model import FusionModel
 from fusion.objectives import OBJECTIVES
 from fusion.plan import StagePlan
+from fusion.progress import Clock, epoch_line, epoch_row
 from fusion.recipe import Guard, Recipe
 from fusion.seeds import derive
 from fusion.validation import Validated, validate
@@ -126,10 +125,11 @@ class StageRun:
             at_most = (self.stage.guard or _NO_GUARD).at_most
             if gone_back >= at_most:
                 raise FusionError(
-                    f"{fault}; going back {gone_back} times with lower rates did not help, and nothing of it was saved; "
-                    "lower the stage's lr, or look at these samples with rgbt data show"
+                    f"{fault}; going back {gone_back} times with lower rates did not help, and nothing of it was "
+                    "saved; lower the stage's lr, or look at these samples with rgbt data show"
                 ) from None
-            self._go_back({}, str(fault), self.state.best_epoch)
+            epoch, slower = self.state.best_epoch, (self.stage.guard or _NO_GUARD).lr_factor
+            self._go_back({}, f"{fault}; back to epoch {epoch} with rates × {slower:g}", epoch)
             return
         self._end_epoch()
         self._judge(trained | found.row, found)
@@ -143,11 +143,12 @@ class StageRun:
         row = {"stage": self.stage.name, "epoch": self.state.epoch, **figures, **self._forgetting(found.row)}
         rows = [*self._rows(), row]
         judged = verdict(self.stage.guard, rows) if self.stage.guard is not None else None
-        if judged is not None and judged.action == "rollback":
-            self._go_back(row, judged.text, judged.epoch)
+        if judged is not None and judged.action != "warn":
+            ended = {"stopped": judged.text} if judged.action == "stop" else {}
+            self._go_back(row | ended, judged.text, judged.epoch)
             return
         if judged is not None:
-            row["warning" if judged.action == "warn" else "stopped"] = judged.text
+            row["warning"] = judged.text
         if self.stage.early_stop is not None and (over := exhausted(self.stage.early_stop, rows)):
             row["stopped"] = over
         line = self.stage.unfreeze
@@ -157,11 +158,9 @@ class StageRun:
         self._note(row)
 
     def _go_back(self, row: Row, reason: str, epoch: int) -> None:
-        """Take weights, average, moments and scaler of an earlier epoch; the epoch counts as used."""
-        guard = self.stage.guard or _NO_GUARD
-        text = f"{reason}; back to epoch {epoch}, rates × {guard.lr_factor:g}"
+        """Take weights, average, moments and scaler of an earlier epoch; the epoch that ended counts as used."""
         self._load(self._name(epoch))
-        self._note({"stage": self.stage.name, "epoch": self.state.epoch, **row, "rolled_back": text})
+        self._note({"stage": self.stage.name, "epoch": self.state.epoch, **row, "rolled_back": reason})
 
     def _train(self) -> Row:
         """One epoch, or what is left of it."""
@@ -171,7 +170,7 @@ class StageRun:
         order = (self.recipe.seed, state.stage, state.epoch, sum("rolled_back" in row for row in rows))
         kind = OBJECTIVES[self.stage.objective].learns_from
         batches = self.context.loaders.train(kind, order, skip=state.step)
-        clock = _Clock()
+        clock = Clock()
         for batch in clock.timed(self.fabric.setup_dataloaders(batches, use_distributed_sampler=False)):
             torch.manual_seed(derive(*order, state.step, self.fabric.global_rank))
             number = state.epoch * self.per_epoch + state.step
@@ -186,7 +185,7 @@ class StageRun:
                 self._stop()
         clock.add_to(state.totals)
         rates = {block.name: block.lr * lowered for block in self.plan.training(state.epoch)}
-        return _epoch_row(state.totals, self.per_epoch) | {"lr": rates}
+        return epoch_row(state.totals, self.per_epoch) | {"lr": rates}
 
     def _show(self, found: dict[str, float], number: int) -> None:
         progress = self.context.progress
@@ -247,7 +246,7 @@ class StageRun:
         row |= {"frozen": sorted(self.plan.frozen(max(0, state.epoch - 1))), "best": state.best_epoch == state.epoch}
         state.history.append(row)
         self._save()
-        self.context.say(_line(row, self.stage.epochs))
+        self.context.say(epoch_line(row, self.stage.epochs))
         if self.fabric.loggers:
             numbers = {k: v for k, v in row.items() if isinstance(v, float)}
             self._log({f"epoch/{name}": value for name, value in numbers.items()}, state.epoch * self.per_epoch)
@@ -267,7 +266,7 @@ class StageRun:
             self.context.checkpoints.save(self.state, self.learner.snapshot(), reference)
             keep = {self.state.best_epoch}
             if self.stage.guard is not None:
-                keep.add(reference_epoch(self.stage.guard, self._rows()))
+                keep.add(refuge(self.stage.guard, self._rows()))
             if any(group.l2_sp for group in self.stage.groups):
                 keep.add(0)
             self.context.checkpoints.prune(self.state, keep)
@@ -304,48 +303,4 @@ class StageRun:
             path = folder / f"{self.stage.name}-{moment}.npz"
             with path.with_suffix(".part").open("wb") as file:
                 np.savez_compressed(file, allow_pickle=False, **arrays)
-            os.replace(path.with_suffix(".part"), path)
-
-
-class _Clock:
-    """Time of an epoch, and the part of it that was spent waiting for data."""
-
-    def __init__(self) -> None:
-        self._started, self._waited = time.perf_counter(), 0.0
-
-    def timed(self, batches: Batches) -> Iterator[Any]:
-        """Pass batches on."""
-        iterator = iter(batches)
-        while True:
-            before = time.perf_counter()
-            batch = next(iterator, None)
-            self._waited += time.perf_counter() - before
-            if batch is None:
-                return
-            yield batch
-
-    def add_to(self, totals: dict[str, float]) -> None:
-        """Add both, in seconds."""
-        spent = {"seconds": time.perf_counter() - self._started, "waited": self._waited}
-        for name, value in spent.items():
-            totals[name] = totals.get(name, 0.0) + value
-
-
-def _epoch_row(totals: dict[str, float], steps: int) -> Row:
-    """Means over the steps of an epoch, and its pace."""
-    seconds, waited, pairs = totals["seconds"], totals["waited"], totals["pairs"]
-    means = {name: total / steps for name, total in totals.items() if name not in ("seconds", "waited", "pairs")}
-    return means | {"seconds": seconds, "pairs_per_s": pairs / seconds, "wait_share": waited / seconds}
-
-
-def _line(row: Row, epochs: int) -> str:
-    """An epoch in one line of text."""
-    when = f"epoch {row['epoch']}/{epochs}" if row["epoch"] else "at entry"
-    parts = [f"{row['stage']:18} {when:12}"]
-    for key, form in (("loss", ".3f"), ("val_loss", ".3f"), ("ap50", ".3f"), ("pairs_per_s", ".1f")):
-        if key in row:
-            parts.append(f"{key.replace('_per_', '/')} {row[key]:{form}}")
-    if row["best"]:
-        parts.append("best")
-    parts += [f"{key.replace('_', ' ')}: {row[key]}" for key in ("warning", "rolled_back", "stopped") if key in row]
-    return "  ".join(parts)
+            path.with_suffix(".part").replace(path)
