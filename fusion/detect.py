@@ -1,14 +1,16 @@
 """Boxes: an anchor-free centre head, its loss, its decoding and its metric."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import generalized_box_iou_loss
 
-from fusion.layers import Activation, Norm, conv_block, separable
+from fusion.bootstrap import Record
+from fusion.layers import Activation, Norm, conv_block, full_precision, separable
 
 SLOTS = 100
 """Boxes in every answer (K); empty slots have score 0."""
@@ -24,6 +26,11 @@ class DetectHead(nn.Module):
     Source: CenterNet (Zhou et al., 2019) for centres as peaks; TTFNet (Liu et al., AAAI 2020) for Gaussian-weighted
     box regression, which converges in few epochs.
     """
+
+    metrics: ClassVar[tuple[str, ...]] = ("ap50", "map")
+    """Figures that its metric computes, the main one first."""
+    criterion: ClassVar[tuple[str, str]] = ("ap50", "max")
+    """The figure by which a checkpoint is the best, and its direction."""
 
     def __init__(
         self,
@@ -79,25 +86,41 @@ class DetectHead(nn.Module):
         boxes = torch.stack(rows, 2)
         return {"boxes": torch.where((score > 0).unsqueeze(2), boxes, 0.0)}
 
-    def loss(self, maps: dict[str, Tensor], boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Focal loss on centres plus GIoU on sides.
+    def targets(self, boxes: Sequence[Tensor], labels: Sequence[Tensor], canvas: tuple[int, int]) -> dict[str, Tensor]:
+        """What the maps ought to say.
+
+        Args:
+            boxes: for each sample [N,4], x1, y1, x2, y2 in canvas pixels.
+            labels: for each sample [N], int64.
+            canvas: height and width in pixels.
+
+        Returns:
+            ``heat`` [B,classes,h,w], ``weight`` [B,h,w], ``goal`` [B,4,h,w] (see ``draw_targets``), ``objects`` [B].
+        """
+        size = (canvas[0] // self.stride, canvas[1] // self.stride)
+        drawn = [draw_targets(b, k, self.classes, size, self.stride) for b, k in zip(boxes, labels, strict=True)]
+        heat, weight, goal = (torch.stack(part) for part in zip(*drawn, strict=True))
+        objects = heat.new_tensor([float(len(b)) for b in boxes])
+        return {"heat": heat, "weight": weight, "goal": goal, "objects": objects}
+
+    def counts(self, targets: dict[str, Tensor]) -> Tensor:
+        """What the loss is divided by, float [2]: number of objects, sum of the regression weights."""
+        return torch.stack([targets["objects"].sum(), targets["weight"].sum()])
+
+    def loss(self, maps: dict[str, Tensor], targets: dict[str, Tensor], counts: Tensor) -> dict[str, Tensor]:
+        """Focal loss on centres plus GIoU on sides; contributions, to be summed over the parts of a batch.
 
         Args:
             maps: what ``forward`` returned.
-            boxes: for each sample [N,4], x1, y1, x2, y2 in canvas pixels.
-            labels: for each sample [N], int64.
+            targets: what ``targets`` returned, for the same samples.
+            counts: ``counts`` of the whole batch.
 
         Returns:
             ``loss`` (to minimise), ``centre`` and ``sides``: scalars.
         """
-        heat, box = maps["heat"].float(), maps["box"].float()
-        size = (heat.shape[2], heat.shape[3])
-        drawn = [draw_targets(b, k, self.classes, size, self.stride) for b, k in zip(boxes, labels, strict=True)]
-        target = torch.stack([t for t, _, _ in drawn])
-        weight = torch.stack([w for _, w, _ in drawn])
-        goal = torch.stack([g for _, _, g in drawn])
-        centre = _focal(heat, target) / max(1, sum(len(b) for b in boxes))
-        sides = _sides(box, goal, weight, self.stride)
+        heat, box = full_precision(maps["heat"]), full_precision(maps["box"])
+        centre = _focal(heat, targets["heat"]) / counts[0].clamp(min=1)
+        sides = _sides(box, targets["goal"], targets["weight"], self.stride) / counts[1].clamp(min=1e-6)
         return {"loss": centre + 5 * sides, "centre": centre.detach(), "sides": sides.detach()}
 
     def metric(self, classes: Sequence[str]) -> "DetectMetric":
@@ -153,17 +176,14 @@ def _focal(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def _sides(distances: Tensor, goal: Tensor, weight: Tensor, stride: int) -> Tensor:
-    """GIoU loss between the box that each cell regresses and the box it belongs to, weighted mean."""
+    """GIoU loss between the box that each cell regresses and the box it belongs to, weighted, summed."""
     batch, row, column = (weight > 0).nonzero(as_tuple=True)
-    if len(batch) == 0:
-        return distances.sum() * 0
     d = distances[batch, :, row, column]
     x, y = column * stride, row * stride
     regressed = torch.stack([x - d[:, 0], y - d[:, 1], x + d[:, 2], y + d[:, 3]], 1)
     losses = generalized_box_iou_loss(regressed, goal[batch, :, row, column], reduction="none")
-    w = weight[batch, row, column]
-    mean: Tensor = (losses * w).sum() / w.sum()
-    return mean
+    total: Tensor = (losses * weight[batch, row, column]).sum()
+    return total
 
 
 class DetectMetric:
@@ -172,18 +192,12 @@ class DetectMetric:
     Source: COCO's evaluation through torchmetrics and faster-coco-eval.
     """
 
-    criterion = ("ap50", "max")
-    """The figure by which a checkpoint is the best, and its direction."""
+    criterion = DetectHead.criterion
 
     def __init__(self, classes: Sequence[str]) -> None:
-        from torchmetrics.detection import MeanAveragePrecision
-
         self.classes = list(classes)
-        self._map = MeanAveragePrecision(
-            backend="faster_coco_eval", extended_summary=True, class_metrics=True, average="macro"
-        )
-        self._map.warn_on_many_detections = False
-        self._counts = [0] * len(self.classes)
+        self.records: list[Record] = []
+        """One for each picture, in the order of the calls."""
 
     def update(self, boxes: Any, target_boxes: Any, target_labels: Any) -> None:  # noqa: ANN401 - array or tensor
         """Add one picture.
@@ -194,36 +208,65 @@ class DetectMetric:
             target_labels: [N].
         """
         found = torch.as_tensor(boxes).float().cpu()
-        found = found[found[:, 4] > 0]
-        labels = torch.as_tensor(target_labels).long().cpu()
-        for label in labels.tolist():
-            self._counts[label] += 1
-        self._map.update(
-            [{"boxes": found[:, :4], "scores": found[:, 4], "labels": found[:, 5].long()}],
-            [{"boxes": torch.as_tensor(target_boxes).float().cpu().reshape(-1, 4), "labels": labels}],
+        # Copies: a view would keep a loader's shared memory open.
+        record = Record(
+            boxes=found[found[:, 4] > 0].numpy(),
+            target_boxes=torch.as_tensor(target_boxes).float().cpu().reshape(-1, 4).clone().numpy(),
+            target_labels=torch.as_tensor(target_labels).long().cpu().clone().numpy(),
         )
+        self.records.append(record)
+
+    def extend(self, records: Iterable[Record]) -> None:
+        """Add the pictures that another process, or a run before, looked at."""
+        self.records.extend(records)
 
     def compute(self) -> dict[str, Any]:
         """``ap50`` and ``map`` (means over the classes that occur), ``per_class`` with counts and curves."""
-        summary = self._map.compute()
-        present = [int(c) for c in summary["classes"].reshape(-1)]
+        count = np.bincount(
+            np.concatenate([np.zeros(0, np.int64), *(r.target_labels for r in self.records)]),
+            minlength=len(self.classes),
+        ).tolist()
+        rows = self._by_class(count) if any(count) else {}
+        return {
+            "ap50": sum(r["ap50"] for r in rows.values()) / max(1, len(rows)),
+            "map": sum(r["map"] for r in rows.values()) / max(1, len(rows)),
+            "per_class": rows,
+        }
+
+    def _by_class(self, count: list[int]) -> dict[str, dict[str, Any]]:
+        summary = self._summary()
+        seen = [int(c) for c in summary["classes"].reshape(-1)]
         precision = summary["precision"]  # IoU × recall × class × area × detections
         per_class: dict[str, dict[str, Any]] = {}
         for index, name in enumerate(self.classes):
-            if index not in present or not self._counts[index]:
+            if not count[index]:
                 continue
-            curve = precision[0, :, present.index(index), 0, -1].clamp(min=0)
-            every = precision[:, :, present.index(index), 0, -1].clamp(min=0)
+            every = precision[:, :, seen.index(index), 0, -1].clamp(min=0)
             per_class[name] = {
-                "ap50": float(curve.mean()),
+                "ap50": float(every[0].mean()),
                 "map": float(every.mean()),
-                "count": self._counts[index],
-                "precision": [round(float(p), 4) for p in curve],
+                "count": count[index],
+                "precision": [round(float(p), 4) for p in every[0]],
                 "recall": [i / 100 for i in range(101)],
             }
-        rows = per_class.values()
-        return {
-            "ap50": sum(r["ap50"] for r in rows) / max(1, len(rows)),
-            "map": sum(r["map"] for r in rows) / max(1, len(rows)),
-            "per_class": per_class,
-        }
+        return per_class
+
+    def _summary(self) -> dict[str, Tensor]:
+        from torchmetrics.detection import MeanAveragePrecision
+
+        figures = MeanAveragePrecision(
+            backend="faster_coco_eval",
+            extended_summary=True,
+            class_metrics=True,
+            average="macro",
+            sync_on_compute=False,  # records of other processes come in by extend
+        )
+        figures.warn_on_many_detections = False
+        for record in self.records:
+            found = torch.from_numpy(record.boxes)
+            figures.update(
+                [{"boxes": found[:, :4], "scores": found[:, 4], "labels": found[:, 5].long()}],
+                [{"boxes": torch.from_numpy(record.target_boxes), "labels": torch.from_numpy(record.target_labels)}],
+            )
+        summary: dict[str, Tensor] = figures.compute()
+        return summary

@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fusion.layers import full_precision
+
 BLOCK = 16
 """Side in pixels of the blocks whose means give a frame's range: one hot pixel moves no block mean far."""
 
@@ -66,17 +68,22 @@ class ThermalNormalise(nn.Module):
 
     def forward(self, thermal: Tensor, present: Tensor) -> Tensor:
         """``present`` is float32 [B]; of an absent frame nothing remains, not even NaN."""
-        there = present.view(-1, 1, 1, 1) > 0.5
-        x = torch.where(there, thermal.float().unsqueeze(1), 0.0)
-        valid = there & (x != self.scale.invalid)
-        if self.scale.unit == "celsius":  # only floats can hold NaN (unequal to itself) or infinity
-            valid = valid & (x == x) & (x.abs() < 1e30)
-            x = torch.where(valid, x, 0.0)
+        x, valid = self.read(thermal, present)
         low, span = self._range(x, valid)
         z = ((x - low) / span).clamp(-1.0, 2.0)
         if self.scale.polarity == "black-hot":
             z = 1.0 - z
         return torch.where(valid, (z - 0.5) / 0.25, 0.0)
+
+    def read(self, thermal: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        """Values as they are, [B,1,H,W], and where they show something (bool); float64 stays what it is."""
+        there = present.view(-1, 1, 1, 1) > 0.5
+        x = torch.where(there, full_precision(thermal).unsqueeze(1), 0.0)
+        valid = there & (x != self.scale.invalid)
+        if self.scale.unit == "celsius":  # only floats can hold NaN (unequal to itself) or infinity
+            valid = valid & (x == x) & (x.abs() < 1e30)
+            x = torch.where(valid, x, 0.0)
+        return x, valid
 
     def _range(self, x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         if self.scale.range is not None:

@@ -1,22 +1,23 @@
-"""What a stage minimises: the task's loss, or a thermal picture's reconstruction from itself."""
+"""What a stage minimises: the task's loss on labelled pictures, or a pretraining objective on unlabelled ones."""
 
-from collections.abc import Sequence
-from typing import Any
+from typing import ClassVar
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from fusion.layers import conv_block, separable
 from fusion.model import FusionModel, Sensor
-
-Batch = dict[str, Any]
-"""rgb, thermal, present, and for the task boxes and labels: see data.dataset.collate."""
+from fusion.pretrain import AutoencodeObjective, DistillObjective, LearnsFrom, MaskedObjective
+from fusion.pretrain import Batch as Batch
 
 
 class TaskObjective(nn.Module):
     """The head's loss on labelled pairs."""
 
-    labelled = True
+    learns_from: ClassVar[LearnsFrom] = "labelled"
+    """Which pictures loaders hand in."""
+    default_sensors: ClassVar[tuple[Sensor, ...] | None] = None
+    """Sensors of a stage that names none; None: all that the model has."""
+    title: ClassVar[str] = "The model learns the task from labels."
+    """A sentence for reports."""
 
     def __init__(self, model: FusionModel) -> None:
         super().__init__()
@@ -24,83 +25,38 @@ class TaskObjective(nn.Module):
         self.own = nn.ModuleList()
         """What the objective trains beside the model; nothing here."""
 
-    def forward(self, batch: Batch, sensors: tuple[Sensor, ...], keep: Tensor | None) -> dict[str, Tensor]:
-        """Scalars ``loss`` and its terms, and the head's ``maps``."""
+    def prepare(self, batch: Batch) -> tuple[Batch, Tensor]:
+        """Draw the head's targets, once for all parts of a batch.
+
+        Returns:
+            The batch with ``targets`` (tensors [B,…]), and ``counts`` float32 [n]: what the loss is divided by. Summed
+            over all devices they go into every part's ``forward``.
+        """
+        targets = self.model.targets(batch["boxes"], batch["labels"])
+        return batch | {"targets": targets}, self.model.head.counts(targets)
+
+    def forward(
+        self, batch: Batch, sensors: tuple[Sensor, ...], keep: Tensor | None, counts: Tensor
+    ) -> dict[str, Tensor]:
+        """Contributions of a part of a batch: summed over the parts, scalars are the whole batch's.
+
+        Args:
+            batch: What ``prepare`` returned, or a part of its samples.
+            sensors: Sensors in use.
+            keep: Modality dropout, float32 [B,2] in {0, 1}.
+            counts: ``prepare``'s, summed over all parts and devices.
+
+        Returns:
+            Scalars ``loss`` and its terms, and the head's ``maps``.
+        """
         maps = self.model.maps(batch["rgb"], batch["thermal"], batch["present"], keep, sensors)
-        return self.model.loss(maps, batch["boxes"], batch["labels"]) | maps
+        return self.model.loss(maps, batch["targets"], counts) | maps
 
 
-class Decoder(nn.Module):
-    """Deep features back to a one-channel picture: up to stride 4, then each cell paints its own 4×4 pixels.
-
-    Only the two deepest scales are seen: through a shallow one a picture could be copied without learning anything.
-
-    Source: sub-pixel convolution for the last step (Shi et al., CVPR 2016): a tenth of convolving at full size.
-    """
-
-    def __init__(self, channels: Sequence[int], width: int = 64) -> None:
-        super().__init__()
-        self.deepest = conv_block(channels[-1], width, 1, "batch", "relu")
-        self.deep = conv_block(channels[-2], width, 1, "batch", "relu")
-        self.up = nn.ModuleList([separable(width, "batch", "relu") for _ in range(2)])
-        self.paint = nn.Sequential(nn.Conv2d(width, 16, 1), nn.PixelShuffle(4))
-
-    def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Pyramid features to strides 16 and 32 → [B,1,H,W] at stride 1."""
-        x = self.deepest(features[-1])
-        x = F.interpolate(x, features[-2].shape[-2:], mode="nearest") + self.deep(features[-2])
-        for up in self.up:
-            x = up(F.interpolate(x, scale_factor=2.0, mode="nearest"))
-        picture: Tensor = self.paint(x)
-        return picture
-
-
-def ssim(a: Tensor, b: Tensor, span: float, window: int = 7) -> Tensor:
-    """Mean structural similarity of two batches [B,1,H,W] whose values span ``span``, over uniform windows.
-
-    torchmetrics has the same with convolutions: 54 ms for a pair of 160×192 on one core, forward and backward,
-    against 6 ms here (2026-11-21), where that was two thirds of a pretraining step.
-
-    Source: Wang et al., Image Quality Assessment: From Error Visibility to Structural Similarity, TIP 2004.
-    """
-    c1, c2 = (0.01 * span) ** 2, (0.03 * span) ** 2
-    mean_a, mean_b, aa, bb, ab = (F.avg_pool2d(x, window, 1) for x in (a, b, a * a, b * b, a * b))
-    squares = mean_a * mean_a + mean_b * mean_b
-    product = mean_a * mean_b
-    likeness = (2 * product + c1) * (2 * (ab - product) + c2) / ((squares + c1) * (aa + bb - squares + c2))
-    return likeness.mean()
-
-
-class AutoencodeObjective(nn.Module):
-    """L1 + SSIM between a normalised thermal picture and its reconstruction; needs no labels."""
-
-    labelled = False
-
-    def __init__(self, model: FusionModel) -> None:
-        super().__init__()
-        assert model.thermal is not None
-        self.model = model
-        self.own = Decoder(model.thermal.channels)
-
-    def forward(self, batch: Batch, sensors: tuple[Sensor, ...], keep: Tensor | None) -> dict[str, Tensor]:
-        """Scalars ``loss``, ``l1`` and ``ssim``, and the ``picture`` and its ``reconstruction`` [B,1,H,W]."""
-        thermal = self.model.thermal
-        assert thermal is not None
-        picture = self.model.thermal_canvas(batch["thermal"], batch["present"][:, 1])
-        made = self.own(thermal(picture))
-        l1 = F.l1_loss(made, picture)
-        similarity = ssim(made, picture, span=8.0)  # normalised values lie between −6 and 6, mostly −2 … 2
-        loss = l1 + (1 - similarity)
-        return {
-            "loss": loss,
-            "l1": l1.detach(),
-            "ssim": similarity.detach(),
-            "picture": picture,
-            "reconstruction": made,
-        }
-
-
-OBJECTIVES: dict[str, type[TaskObjective] | type[AutoencodeObjective]] = {
+Objective = TaskObjective | AutoencodeObjective | MaskedObjective | DistillObjective
+OBJECTIVES: dict[str, type[Objective]] = {
     "task": TaskObjective,
     "autoencode": AutoencodeObjective,
+    "masked": MaskedObjective,
+    "distill": DistillObjective,
 }

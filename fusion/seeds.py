@@ -25,3 +25,12 @@ def modality_keep(seeds: Tensor, chance: float) -> Tensor:
         if draw < chance:
             keep[row, int(draw < chance / 2)] = 0.0
     return keep
+
+
+def patch_mask(seeds: Tensor, grid: tuple[int, int], ratio: float) -> Tensor:
+    """Which patches of each sample are hidden: bool [B,rows,columns], the same share of every sample."""
+    count = grid[0] * grid[1]
+    mask = torch.zeros(len(seeds), count, dtype=torch.bool)
+    for row, seed in enumerate(seeds.tolist()):
+        mask[row, permutation(count, seed, "mask")[: round(ratio * count)]] = True
+    return mask.view(-1, *grid)

@@ -1,5 +1,7 @@
 """The detect head: targets, loss, decoding and average precision."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -24,6 +26,11 @@ def maps_of(boxes, labels, size=(16, 24)):
     ys, xs = torch.meshgrid(torch.arange(size[0]) * 4.0, torch.arange(size[1]) * 4.0, indexing="ij")
     distances = torch.stack([xs - goal[0], ys - goal[1], goal[2] - xs, goal[3] - ys])
     return {"heat": torch.logit(heat.clamp(1e-4, 1 - 1e-4))[None], "box": distances[None]}
+
+
+def loss_of(module, maps, boxes, labels, size=(64, 96)):
+    targets = module.targets(boxes, labels, size)
+    return module.loss(maps, targets, module.counts(targets))
 
 
 BOXES = torch.tensor([[10.0, 8.0, 30.0, 40.0], [50.0, 20.0, 90.0, 44.0], [12.0, 10.0, 22.0, 20.0]])
@@ -57,16 +64,45 @@ def test_the_smaller_of_two_overlapping_objects_owns_the_cell():
 
 def test_a_picture_without_objects_has_a_finite_loss_and_gradients():
     module = head()
-    terms = module.loss(module(features()), [torch.zeros(0, 4)] * 2, [torch.zeros(0, dtype=torch.long)] * 2)
+    terms = loss_of(module, module(features()), [torch.zeros(0, 4)] * 2, [torch.zeros(0, dtype=torch.long)] * 2)
     terms["loss"].backward()
     assert torch.isfinite(terms["loss"]) and terms["sides"] == 0
     assert all(torch.isfinite(p.grad).all() for p in module.parameters() if p.grad is not None)
 
 
+def test_targets_hold_all_that_the_counts_need_for_each_sample():
+    targets = head().targets([BOXES, BOXES[:0], BOXES[:1]], [LABELS, LABELS[:0], LABELS[:1]], (64, 96))
+    assert {key: tuple(t.shape) for key, t in targets.items()} == {
+        "heat": (3, 2, 16, 24),
+        "weight": (3, 16, 24),
+        "goal": (3, 4, 16, 24),
+        "objects": (3,),
+    }
+    counts = head().counts(targets)
+    alone = [head().counts({key: t[i : i + 1] for key, t in targets.items()}) for i in range(3)]
+    assert counts[0] == 4 and torch.allclose(sum(alone), counts)
+
+
+def test_a_loss_is_divided_by_the_counts_it_is_given():
+    module = head()
+    maps, targets = module(features()), module.targets([BOXES, BOXES[:1]], [LABELS, LABELS[:1]], (64, 96))
+    once = module.loss(maps, targets, torch.tensor([2.0, 3.0]))
+    halved = module.loss(maps, targets, torch.tensor([4.0, 6.0]))
+    assert all(torch.allclose(once[key], 2 * halved[key]) for key in once)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_a_loss_is_of_full_precision_and_never_narrowed(dtype):
+    module = head()
+    maps, targets = module(features()), module.targets([BOXES] * 2, [LABELS] * 2, (64, 96))
+    terms = module.loss({k: m.to(dtype) for k, m in maps.items()}, targets, module.counts(targets))
+    assert terms["loss"].dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+
+
 def test_the_truth_has_a_smaller_loss_than_a_shifted_one():
     module = head()
-    good = module.loss(maps_of(BOXES, LABELS), [BOXES], [LABELS])["loss"]
-    bad = module.loss(maps_of(BOXES + 6, LABELS), [BOXES], [LABELS])["loss"]
+    good = loss_of(module, maps_of(BOXES, LABELS), [BOXES], [LABELS])["loss"]
+    bad = loss_of(module, maps_of(BOXES + 6, LABELS), [BOXES], [LABELS])["loss"]
     assert good < 0.5 * bad
 
 
@@ -77,7 +113,7 @@ def test_a_head_learns_with_every_norm_and_activation(norm, act):
     optimizer = torch.optim.Adam(module.parameters(), 3e-3)
     losses = []
     for _ in range(40):
-        loss = module.loss(module(inputs), boxes, labels)["loss"]
+        loss = loss_of(module, module(inputs), boxes, labels)["loss"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -108,3 +144,61 @@ def test_average_precision_without_any_answer_is_zero():
     metric = DetectMetric(["a"])
     metric.update(np.zeros((5, 6), np.float32), np.array([[1, 1, 9, 9]], np.float32), np.array([0]))
     assert metric.compute()["ap50"] == 0.0
+
+
+def noisy_pictures(count=6):
+    draw = np.random.default_rng(0)
+    pictures = []
+    for index in range(count):
+        truth = draw.uniform(0, 50, (index % 3, 4)).astype(np.float32)
+        truth[:, 2:] = truth[:, :2] + 10
+        labels = draw.integers(0, 2, len(truth))
+        found = np.zeros((5, 6), np.float32)
+        found[: len(truth), :4] = truth + draw.normal(0, 1.5, truth.shape)
+        found[: len(truth) + 1, 4] = draw.uniform(0.1, 1, len(truth) + 1)
+        found[: len(truth), 5] = labels
+        pictures.append((found, truth, labels))
+    return pictures
+
+
+def test_records_of_other_devices_give_the_figures_of_one():
+    whole, *shares = (DetectMetric(["a", "b"]) for _ in range(3))
+    for number, picture in enumerate(noisy_pictures()):
+        whole.update(*picture)
+        shares[number % 2].update(*picture)
+    merged = DetectMetric(["a", "b"])
+    merged.extend(pickle.loads(pickle.dumps(shares[0].records)))
+    merged.extend(shares[1].records)
+    assert 0 < whole.compute()["ap50"] < 1 and merged.compute() == whole.compute()
+
+
+def test_a_record_keeps_the_order_of_calls_and_no_empty_slot():
+    metric = DetectMetric(["a", "b"])
+    pictures = noisy_pictures()
+    for picture in pictures:
+        metric.update(*picture)
+    assert len(metric.records) == len(pictures)
+    for record, (found, truth, labels) in zip(metric.records, pictures, strict=True):
+        assert np.array_equal(record.boxes, found[found[:, 4] > 0]) and record.boxes.dtype == np.float32
+        assert np.array_equal(record.target_boxes, truth) and record.target_boxes.dtype == np.float32
+        assert np.array_equal(record.target_labels, labels) and record.target_labels.dtype == np.int64
+    pictures[1][1][:] = -1
+    assert (metric.records[1].target_boxes >= 0).all()
+
+
+def test_a_record_of_tensors_is_plain_arrays():
+    metric = DetectMetric(["a", "b"])
+    metric.update(torch.zeros(5, 6), BOXES, LABELS)
+    assert isinstance(metric.records[0].boxes, np.ndarray) and metric.records[0].boxes.shape == (0, 6)
+
+
+def test_figures_without_a_picture_and_without_truth_are_zero():
+    metric = DetectMetric(["a"])
+    assert metric.compute() == {"ap50": 0, "map": 0, "per_class": {}}
+    metric.update(np.array([[1, 1, 9, 9, 0.5, 0]], np.float32), np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
+    assert metric.compute() == {"ap50": 0, "map": 0, "per_class": {}}
+
+
+def test_the_head_names_what_its_metric_computes():
+    found = DetectMetric(["a"]).compute()
+    assert all(name in found for name in DetectHead.metrics) and DetectHead.criterion[0] in DetectHead.metrics
