@@ -16,6 +16,7 @@ from data.pairs import load_pair
 from data.prepare import InputSpec, Prepared, Preparer
 from export.bundle import INFO, read_bundle
 from export.session import Session
+from fusion.bootstrap import Record
 from fusion.checkpoint import load_model
 from fusion.detect import DetectMetric
 
@@ -63,10 +64,13 @@ class Evaluation:
     classes: tuple[str, ...]
     rows: list[Row] = field(default_factory=list)
     examples: list[Example] = field(default_factory=list)
+    records: list[list[Record]] = field(default_factory=list)
+    """For each row what was answered on every pair, in the split's order."""
 
     def as_json(self) -> dict[str, Any]:
-        """All but the pictures, as plain JSON."""
-        return {key: value for key, value in asdict(self).items() if key != "examples"}
+        """All but pictures and records, as plain JSON."""
+        kept = ("card", "split", "pairs", "classes")
+        return {key: getattr(self, key) for key in kept} | {"rows": [asdict(row) for row in self.rows]}
 
 
 @dataclass(frozen=True)
@@ -149,6 +153,7 @@ def evaluate(
             metric.update(example.found, example.truth, example.truth_labels)
             if index in shown and sensors == subject.sensors:
                 result.examples.append(example)
+        result.records.append(metric.records)
         figures = metric.compute()
         result.rows.append(
             Row(_row_name(subject, sensors), sensors, figures["ap50"], figures["map"], figures["per_class"])
