@@ -24,7 +24,9 @@ _CODE = "command"
 
 
 @dataclass(frozen=True)
-class _Section:
+class Section:
+    """A part of the page, which its navigation leads to."""
+
     name: str
     heading: str
     content: str
@@ -56,7 +58,7 @@ def write_run_report(
         ``out``.
     """
     sections = _sections(spans(history, recipe), recipe, evaluation, stage_table, drawn)
-    page = _page(title, recipe.about, facts, sections)
+    page = html_page(title, recipe.about, facts, sections)
     with atomic(out, "w") as file:
         file.write(page)
     return out
@@ -64,23 +66,23 @@ def write_run_report(
 
 def _sections(
     stages: Sequence[Span], recipe: Recipe, evaluation: Evaluation | None, stage_table: str, drawn: Path | None
-) -> list[_Section]:
+) -> list[Section]:
     sections = []
     if evaluation is not None:
         lead = f'<p class="lead">{escape(verdict(evaluation))}</p>\n'
-        sections.append(_Section("accuracy", "Accuracy", lead + accuracy_table(evaluation)))
+        sections.append(Section("accuracy", "Accuracy", lead + accuracy_table(evaluation)))
     if stages:
-        sections.append(_Section("training", "Training", _training(stages, recipe)))
+        sections.append(Section("training", "Training", _training(stages, recipe)))
     if drawn is not None and (made := pretraining(stages, drawn)):
-        sections.append(_Section("pretraining", "Pretraining", made))
+        sections.append(Section("pretraining", "Pretraining", made))
     if evaluation is not None:
         note = '<p class="note">At an IoU of 0.5, precision interpolated as COCO does.</p>\n'
-        sections.append(_Section("curves", "Precision and recall", note + curves(evaluation)))
+        sections.append(Section("curves", "Precision and recall", note + curves(evaluation)))
     if evaluation is not None and evaluation.examples:
         note = '<p class="note">Pairs spread over the split, as the model saw them; thermal in false colours.</p>\n'
-        sections.append(_Section("predictions", "Predictions", note + pictures(evaluation)))
+        sections.append(Section("predictions", "Predictions", note + pictures(evaluation)))
     text = scroll("Stages as text", f"<pre>{escape(stage_table)}</pre>")
-    return [*sections, _Section("stages", "What trains in each stage", text)]
+    return [*sections, Section("stages", "What trains in each stage", text)]
 
 
 def _training(stages: Sequence[Span], recipe: Recipe) -> str:
@@ -98,9 +100,7 @@ def _legend(stages: Sequence[Span], recipe: Recipe) -> str:
             "lies between them and the curve of both is what the other carries."
         )
     if any(span.points(f"forgetting_{sensor}")[0] for span in stages for sensor in span.sensors):
-        told.append(
-            "Forgetting: what one sensor alone reached at the stage’s entry minus now: above 0 is unlearnt."
-        )
+        told.append("Forgetting: what one sensor alone reached at the stage’s entry minus now: above 0 is unlearnt.")
     told.append("Rates follow the schedule; a veil reaches from a branch’s deepest block down to its shallowest.")
     if gradient_keys(stages):
         told.append("Gradient norms: mean over the epoch, before clipping.")
@@ -108,7 +108,8 @@ def _legend(stages: Sequence[Span], recipe: Recipe) -> str:
     return " ".join(told)
 
 
-def _page(title: str, about: str, facts: dict[str, str], sections: Iterable[_Section]) -> str:
+def html_page(title: str, about: str, facts: dict[str, str], sections: Iterable[Section]) -> str:
+    """A whole page; ``about`` is its lead, ``facts`` what to know of it, ``command`` set as code."""
     links = "".join(f'<a href="#{section.name}">{escape(section.heading)}</a>' for section in sections)
     body = "\n".join(
         f'<section id="{section.name}" aria-labelledby="{section.name}-title">\n'

@@ -17,12 +17,17 @@ Arrays = dict[str, NDArray[np.float32]]
 """What the objective gave for some validation pictures; see fusion.trainer."""
 
 _WIDTH = 256
+_NOTE = (
+    "Validation pictures, and what the first and the last epoch made of them. Error: mean absolute difference in the "
+    "network’s units, of hidden patches alone where there are any. Match: cosine similarity, dark 0 to bright 1."
+)
 _FADED, _CELL = 0.25, 6
 
 
 def pretraining(stages: Iterable[Span], folder: Path) -> str:
     """A block for each stage whose pictures lie in ``folder``; nothing where none do."""
-    return "\n".join(block for span in stages if not span.stage.is_task and (block := _stage(span, folder)))
+    blocks = [block for span in stages if not span.stage.is_task and (block := _stage(span, folder))]
+    return f'<p class="note">{_NOTE}</p>\n' + "\n".join(blocks) if blocks else ""
 
 
 def _stage(span: Span, folder: Path) -> str:

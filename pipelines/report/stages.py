@@ -153,9 +153,8 @@ def spans(history: Iterable[Row], recipe: Recipe) -> list[Span]:
 
 def _handed_on(rows: tuple[Row, ...], recipe: Recipe) -> Row:
     kept = [row for row in rows if not row.get("rolled_back")]
-    if recipe.select == "last":
-        return kept[-1]
-    return [row for row in kept if row["best"]][-1]
+    best = [row for row in kept if row.get("best")]
+    return best[-1] if best and recipe.select == "best" else kept[-1]
 
 
 def parts_of(stages: Iterable[Span]) -> list[str]:

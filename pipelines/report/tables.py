@@ -38,8 +38,8 @@ def accuracy_table(evaluation: Evaluation) -> str:
     figures = [[row.ap50, row.map, *(_class_ap50(row, name) for name in classes)] for row in rows]
     compared = len(rows) > 1
     best = [max(v for v in column if v is not None) if compared else None for column in zip(*figures, strict=True)]
-    head = [_head("Model"), _head("Sensors", text=True), _head("AP50"), _head("mAP", "IoU 0.5–0.95")]
-    head += [_head(name, count_text(counts[name])) for name in classes]
+    heads = [head("Model"), head("Sensors", text=True), head("AP50"), head("mAP", "IoU 0.5–0.95")]
+    heads += [head(name, count_text(counts[name])) for name in classes]
     styles = line_styles(rows)
     body = [
         _accuracy_row(row, style, [_figure(v, b) for v, b in zip(values, best, strict=True)])
@@ -47,7 +47,7 @@ def accuracy_table(evaluation: Evaluation) -> str:
     ]
     bold = " Bold: the best of its column." if compared else ""
     note = f'<p class="note">By class: AP50.{bold}</p>'
-    return _table("Accuracy of each model", head, body) + note
+    return html_table("Accuracy of each model", heads, body) + note
 
 
 def _class_ap50(row: Measured, name: str) -> float | None:
@@ -65,7 +65,7 @@ def _figure(value: float | None, best: float | None) -> str:
 def _accuracy_row(row: Measured, style: tuple[str, str], figures: Sequence[str]) -> str:
     ap50, *others = figures
     track = f'<span class="track" style="--of: var(--{style[0]}); --share: {100 * row.ap50:.1f}%"></span>'
-    cells = [_name(key(*style) + escape(row.name)), _sensors(row.sensors)]
+    cells = [name_cell(key(*style) + escape(row.name)), sensors_cell(row.sensors)]
     cells += [f'<td>{track}<span class="number">{ap50}</span></td>', *(f"<td>{cell}</td>" for cell in others)]
     css = ' class="both"' if len(row.sensors) > 1 else ""
     return f"<tr{css}>{''.join(cells)}</tr>"
@@ -74,10 +74,10 @@ def _accuracy_row(row: Measured, style: tuple[str, str], figures: Sequence[str])
 def stage_results(stages: Sequence[Span]) -> str:
     """The training plot's numbers: a line for each stage, at the epoch whose weights it handed on."""
     metric = stages[0].metric
-    head = [_head("Stage"), _head("Sensors", text=True), _head("Objective", text=True)]
+    heads = [head("Stage"), head("Sensors", text=True), head("Objective", text=True)]
     names = ("Epochs", "Handed on", "Train loss", "Validation loss", METRICS.get(metric, metric), "Pairs/s")
-    head += [*(_head(name) for name in names), _head("Waiting", "for data")]
-    return _table("Results of each stage", head, [_stage_row(span) for span in stages])
+    heads += [*(head(name) for name in names), head("Waiting", "for data")]
+    return html_table("Results of each stage", heads, [_stage_row(span) for span in stages])
 
 
 def _stage_row(span: Span) -> str:
@@ -87,7 +87,7 @@ def _stage_row(span: Span) -> str:
     epochs = f"{span.length} of {span.stage.epochs}" if span.length < span.stage.epochs else str(span.length)
     pace, wait = span.average("pairs_per_s"), span.average("wait_share")
     numbers = [epochs, epoch, *figures, _shown(pace, ".1f"), _shown(wait, ".1%")]
-    cells = [_name(f"{span.number} {escape(span.stage.name)}"), _sensors(span.sensors)]
+    cells = [name_cell(f"{span.number} {escape(span.stage.name)}"), sensors_cell(span.sensors)]
     cells += [f'<td class="text">{escape(span.stage.objective)}</td>', *(f"<td>{text}</td>" for text in numbers)]
     return f"<tr>{''.join(cells)}</tr>"
 
@@ -102,9 +102,9 @@ def decisions(stages: Iterable[Span]) -> str:
     if not found:
         return ""
     metric = METRICS.get(found[0][0].metric, found[0][0].metric)
-    head = [_head("Stage"), _head("Epoch"), _head("Blocks", "unfrozen"), _head("Gain", metric)]
-    head += [_head("Standard error"), _head("Decision", text=True)]
-    table = _table("Decisions of auto unfreezing", head, [_decision(span, row) for span, row in found])
+    heads = [head("Stage"), head("Epoch"), head("Blocks", "unfrozen"), head("Gain", metric)]
+    heads += [head("Standard error"), head("Decision", text=True)]
+    table = html_table("Decisions of auto unfreezing", heads, [_decision(span, row) for span, row in found])
     note = "One block deeper while the gain since the last decision is more than one standard error of it."
     return f'<h3>Auto unfreezing</h3>\n<p class="note">{note}</p>\n{table}'
 
@@ -112,25 +112,29 @@ def decisions(stages: Iterable[Span]) -> str:
 def _decision(span: Span, row: Row) -> str:
     made = row["decision"]
     figures = [str(row["epoch"]), str(made["blocks"]), f"{made['gain']:+.4f}", f"{made['se']:.4f}"]
-    cells = [_name(f"{span.number} {escape(span.stage.name)}"), *(f"<td>{figure}</td>" for figure in figures)]
+    cells = [name_cell(f"{span.number} {escape(span.stage.name)}"), *(f"<td>{figure}</td>" for figure in figures)]
     cells.append(f'<td class="text">{"one block deeper" if made["deeper"] else "no deeper"}</td>')
     return f"<tr>{''.join(cells)}</tr>"
 
 
-def _table(label: str, head: Iterable[str], body: Iterable[str]) -> str:
+def html_table(label: str, heads: Iterable[str], body: Iterable[str]) -> str:
+    """A table that scrolls by itself: ``heads`` are cells, ``body`` rows."""
     rows = "\n".join(body)
-    return scroll(label, f"<table>\n<thead><tr>{''.join(head)}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table>")
+    return scroll(label, f"<table>\n<thead><tr>{''.join(heads)}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table>")
 
 
-def _head(name: str, below: str = "", text: bool = False) -> str:
+def head(name: str, below: str = "", text: bool = False) -> str:
+    """A column's head; ``below`` in small, text to the left, figures to the right."""
     css = ' class="text"' if text else ""
     small = f"<small>{escape(below)}</small>" if below else ""
     return f'<th scope="col"{css}>{escape(name)}{small}</th>'
 
 
-def _name(content: str) -> str:
+def name_cell(content: str) -> str:
+    """A row's first cell, which names it; ``content`` is HTML."""
     return f'<th scope="row"><span class="name">{content}</span></th>'
 
 
-def _sensors(sensors: Iterable[str]) -> str:
+def sensors_cell(sensors: Iterable[str]) -> str:
+    """A cell that names sensors."""
     return f'<td class="text">{" + ".join(_SENSORS[sensor] for sensor in sensors)}</td>'
