@@ -107,8 +107,8 @@ class OnceLogger(Logger):  # type: ignore[misc]  # as above
 
     def __init__(self, inner: Logger, journal: Path) -> None:
         self.inner, self.journal = inner, journal
-        self._made: list[Call] | None = None
-        """What a former process logged from the first call of this one on; None: there was no call yet."""
+        self._ahead: list[Call] | None = None
+        """What a former process logged beyond where this one stands; None: there was no call yet."""
 
     @property
     def name(self) -> str | None:
@@ -131,17 +131,19 @@ class OnceLogger(Logger):  # type: ignore[misc]  # as above
         if not metrics:
             return
         call = _call({"step": str(step or 0), **metrics})
-        if self._made is None:
+        if self._ahead is None:
             made = self._read()
-            at = resumes_at(made, call)
-            self._made = made[at:]
-            self._write(made[:at])
-        if self._made and self._made[0] == call:
-            self._made.pop(0)
-        else:
-            self._made = []  # this process goes another way than the former one did
-            self.inner.log_metrics(dict(metrics), step)
-            self.inner.save()
+            self._write(made)  # without a line that a killed process left unfinished
+            self._ahead = made[resumes_at(made, call) :]
+        if self._ahead and self._ahead[0] == call:
+            self._ahead.pop(0)
+            return
+        if self._ahead:  # this process goes another way than the former one did
+            made = self._read()
+            self._write(made[: len(made) - len(self._ahead)])
+            self._ahead = []
+        self.inner.log_metrics(dict(metrics), step)
+        self.inner.save()
         with self.journal.open("a", encoding="utf-8") as file:
             file.write(json.dumps(call) + "\n")
 
