@@ -10,6 +10,7 @@ from torch import nn
 from tqdm import tqdm
 
 from fusion.checkpoint import Checkpoints, Row, State, load_stage, save_model, save_stage
+from fusion.errors import FusionError
 from fusion.model import FusionModel
 from fusion.plan import plan_stages
 from fusion.recipe import Recipe
@@ -44,7 +45,10 @@ class Trainer:
         self.run, self.store = run, store or StageStore()
         self.plans = plan_stages(recipe, model.named_blocks())
         for index, stage in enumerate(recipe.stages):
-            model.require_width(recipe.sensors_of(stage), stage.objective, index)
+            try:
+                model.require_width(recipe.sensors_of(stage), stage.objective)
+            except FusionError as error:
+                raise FusionError(f"stages.{index}.sensors: {error}") from None
         self.model = _synchronised(model, fabric, say)
         # A fifth faster on the CPU (mobilenetv4, 256×256, 2026-11-21); torch's stubs do not know the keyword.
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
