@@ -1,10 +1,11 @@
-"""``rgbt bench``: how fast a bundle answers here, alone and live."""
+"""``rgbt bench``: how fast a bundle answers here, alone and live; how fast training steps."""
 
 import argparse
 import dataclasses
 import json
 import math
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,38 +13,113 @@ EXAMPLE = """examples:
   rgbt bench runs/demo/bundle
   rgbt bench runs/demo/bundle --batch 1 4 --threads 2 --seconds 10
   rgbt bench runs/demo/bundle --live --json
+  rgbt bench --train --json
+  rgbt bench --train --arch resnet18 --size 480 640 --batch 4 --steps 80
+  rgbt bench --train --data card.yaml --recipe staged
 
 --live generates two 300-frame files (1280×720 H.264 and 640×512 16-bit FFV1 for a bundle that takes any size, else
 of its own size and depth) and measures CPU time per pair: of the model alone (M), of decoding alone (D), and of the
-whole live process (L). live_efficiency = (M + D) / L."""
+whole live process (L). live_efficiency = (M + D) / L.
+
+--train takes no bundle. It measures optimiser steps per second of rgbt train against a bare PyTorch loop over the same
+model and the same batches in memory, in short alternating blocks: train_ratio is ours over bare. --data with --recipe
+adds wait_share: the share of a real epoch of the recipe's last stage (at most --steps steps) spent waiting for data."""
+
+_STEPS, _SIZE, _ARCH, _BATCH = 40, [256, 256], "mobilenetv4_conv_small", 8
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("bundle", type=Path, help="the bundle's folder")
-    parser.add_argument("--batch", type=int, nargs="+", default=[1], help="batch sizes (default: 1)")
-    parser.add_argument("--threads", type=int, help="CPU threads of the engine (default: all cores)")
-    parser.add_argument("--seconds", type=float, default=5.0, help="time for each batch size (default: %(default)s)")
-    parser.add_argument("--engine", default="onnxruntime", help="runtime (default: %(default)s)")
-    parser.add_argument("--provider", default="cpu", help="cpu, cuda or tensorrt (default: %(default)s)")
-    parser.add_argument("--live", action="store_true", help="measure the live process against its parts too")
+    parser.add_argument("bundle", type=Path, nargs="?", help="the bundle's folder (not with --train)")
+    parser.add_argument("--batch", type=int, nargs="+", help=f"batch sizes (default: 1; with --train one, {_BATCH})")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    bundle = parser.add_argument_group("of a bundle")
+    bundle.add_argument("--seconds", type=float, default=5.0, help="time for each batch size (default: %(default)s)")
+    bundle.add_argument("--engine", default="onnxruntime", help="runtime (default: %(default)s)")
+    bundle.add_argument("--provider", default="cpu", help="cpu, cuda or tensorrt (default: %(default)s)")
+    bundle.add_argument("--live", action="store_true", help="measure the live process against its parts too")
+    train = parser.add_argument_group("of training")
+    train.add_argument("--train", action="store_true", help="measure training instead of a bundle")
+    train.add_argument("--steps", type=int, default=_STEPS, help="measured steps of each loop (default: %(default)s)")
+    train.add_argument("--size", type=int, nargs=2, default=_SIZE, metavar=("H", "W"), help="canvas (default: 256 256)")
+    train.add_argument("--arch", default=_ARCH, help="both encoders (default: %(default)s)")
+    train.add_argument("--accelerator", default="auto", choices=("auto", "cpu", "cuda", "mps"))
+    train.add_argument("--data", type=Path, metavar="CARD", help="dataset card to wait for, with --recipe")
+    train.add_argument("--recipe", metavar="NAME", help="recipe whose batch, workers and last stage are used")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure and print."""
+    """Measure and print; 2 where the arguments do not go together."""
+    problem = _misuse(args)
+    if problem:
+        print(f"rgbt bench: error: {problem}", file=sys.stderr)
+        return 2
+    return _run_train(args) if args.train else _run_bundle(args)
+
+
+def _misuse(args: argparse.Namespace) -> str | None:
+    if not args.train:
+        for name in ("data", "recipe"):
+            if getattr(args, name) is not None:
+                return f"--{name} is for training; say rgbt bench --train"
+        return None if args.bundle else "name a bundle's folder, or say --train"
+    if args.bundle or args.live:
+        found = args.bundle or "--live"
+        return f"--train measures training, not a bundle: leave out '{found}', or leave out --train"
+    if len(args.batch or [_BATCH]) > 1:
+        return f"--train takes one --batch, found {' '.join(map(str, args.batch))}"
+    if (args.data is None) != (args.recipe is None):
+        return "--data and --recipe go together: a card, and how its pictures are read"
+    return None
+
+
+def _run_train(args: argparse.Namespace) -> int:
+    from pipelines.train_bench import measure_train
+    from pipelines.wait_bench import measure_wait
+
+    batch = (args.batch or [_BATCH])[0]
+    machine = args.threads, args.accelerator
+    figures = measure_train(args.arch, (args.size[0], args.size[1]), batch, args.steps, *machine)
+    waits = measure_wait(args.data, args.recipe, args.steps, *machine) if args.data else {}
+    answer = {"command": _train_command(args, batch), **figures, **waits}
+    print(json.dumps(answer, indent=2) if args.json else "\n".join(_train_table(answer)))
+    return 0
+
+
+def _train_command(args: argparse.Namespace, batch: int) -> str:
+    words = ["rgbt", "bench", "--train", "--arch", args.arch, "--size", *map(str, args.size), "--batch", str(batch)]
+    words += ["--steps", str(args.steps), *(["--threads", str(args.threads)] if args.threads else [])]
+    words += [] if args.accelerator == "auto" else ["--accelerator", args.accelerator]
+    return shlex.join([*words, *(["--data", str(args.data), "--recipe", args.recipe] if args.data else [])])
+
+
+def _train_table(answer: dict[str, Any]) -> list[str]:
+    """One line for each figure; nested ones in one line each."""
+    lines = [f"$ {answer['command']}"]
+    for name, value in answer.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{key} {part}" for key, part in value.items())
+        elif isinstance(value, list):
+            value = " … ".join(map(str, value))
+        lines += [] if name == "command" else [f"{name:<22}{value}"]
+    return lines
+
+
+def _run_bundle(args: argparse.Namespace) -> int:
     from export.bench import machine, measure
     from export.bundle import read_bundle
     from export.errors import ExportError
     from export.session import Session
 
-    if min(args.batch) < 1:
-        raise ExportError(f"--batch is {min(args.batch)}; give at least 1")
+    batches = args.batch or [1]
+    if min(batches) < 1:
+        raise ExportError(f"--batch is {min(batches)}; give at least 1")
     if not 0 < args.seconds < math.inf:
         raise ExportError(f"--seconds is {args.seconds:g}; give a time above 0")
     bundle = read_bundle(args.bundle)
     session = Session(bundle, args.engine, args.provider, args.threads)
-    rows = [dataclasses.asdict(measure(session, batch, args.seconds)) for batch in args.batch]
+    rows = [dataclasses.asdict(measure(session, batch, args.seconds)) for batch in batches]
     session.close()
     answer: dict[str, Any] = {
         "command": _command(args),
@@ -63,7 +139,15 @@ def run(args: argparse.Namespace) -> int:
 
 def _command(args: argparse.Namespace) -> str:
     """The words that measure the same again."""
-    words = ["rgbt", "bench", str(args.bundle), "--batch", *map(str, args.batch), "--seconds", f"{args.seconds:g}"]
+    words = [
+        "rgbt",
+        "bench",
+        str(args.bundle),
+        "--batch",
+        *map(str, args.batch or [1]),
+        "--seconds",
+        f"{args.seconds:g}",
+    ]
     words += ["--engine", args.engine, "--provider", args.provider]
     words += ["--threads", str(args.threads)] if args.threads else []
     return shlex.join([*words, *(["--live"] if args.live else [])])
