@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import PrivateAttr
+from pydantic import PrivateAttr, ValidationError
 
 from data.augment import AugmentSpec
 from data.errors import DataError
-from data.yaml_file import Location, read_yaml, validate
+from data.yaml_file import Location, describe, read_yaml
 from fusion.errors import FusionError
 from fusion.recipe import Recipe
 
@@ -78,8 +78,16 @@ def load_recipe(text: str, changes: Sequence[str] = ()) -> TrainRecipe:
     content, lines = _read(path, ())
     for change in changes:
         lines = _change(content, change, lines)
-    recipe = validate(content, TrainRecipe, path, lines)
-    recipe._source = Source(path, lines)
+    source = Source(path, lines)
+    try:
+        recipe = TrainRecipe.model_validate(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        if first["loc"]:
+            raise DataError(describe(error, TrainRecipe, path, lines)) from None
+        text = first["msg"].removeprefix("Value error, ")  # of a check over the whole recipe: it begins with the field
+        raise DataError(f"{_place(source, text)}: {text}") from None
+    recipe._source = source
     return recipe
 
 

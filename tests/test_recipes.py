@@ -90,7 +90,7 @@ def change(**fields):
 BROKEN = {
     "unknown key": (change(stages__1__epoch=3), "unknown key 'stages.1.epoch'; did you mean 'epochs'?"),
     "rate below zero": (change(stages__0__groups__0__lr=-1), "stages.0.groups.0.lr"),
-    "unknown blend": (change(model__blend={"kind": "magic"}), "unknown blend 'magic'; one of zero_residual, concat"),
+    "unknown blend": (change(model__blend={"kind": "magic"}), "unknown blend 'magic'; one of zero_residual, gated"),
     "unknown head": (change(model__head={"kind": "magic"}), "unknown head 'magic'; one of detect"),
     "unknown objective": (change(stages__0__objective="magic"), "unknown objective 'magic'; one of task, autoencode"),
     "no stages": (change(stages=[]), "stages"),
@@ -115,6 +115,63 @@ def test_a_broken_recipe_is_one_line_with_file_and_field(case, tmp_path, capsys)
     error = capsys.readouterr().err
     assert error.startswith(f"rgbt: error: {path}") and words in error
     assert error.count("\n") == 1
+
+
+PLAN = """about: its plan does not fit
+model:
+  size: [64, 96]
+  rgb: {arch: test_resnet, weights: null}
+  thermal: {arch: test_resnet}
+stages:
+  - name: pretrain
+    objective: autoencode
+    epochs: 1
+    groups: [{match: "thermal.*|objective", lr: 1.0e-3}]
+  - name: task
+    sensors: [rgb]
+    epochs: 1
+    groups:
+      - match: "rgb.*|head"
+        lr: 1.0e-3
+"""
+MISFITS = {
+    "misspelt pattern": (
+        "rgb.*|head",
+        "rgb.*|haed",
+        15,
+        "stages.1.groups.0.match: ",
+        "'haed' matches nothing; near: head",
+    ),
+    "trains nothing": ("rgb.*|head", "thermal.*", 15, "stages.1.groups.0.match: ", "would train nothing"),
+    "no decoder": ("|objective", "", 10, "stages.0.groups: ", "add objective.* to a group"),
+    "no such metric": ("sensors: [rgb]", "early_stop: {metric: apx}", 12, "stages.1.early_stop.metric: ", "'apx'"),
+    "no teacher": ("objective: autoencode", "objective: distill", 8, "stages.0.objective: ", "random weights"),
+}
+
+
+@pytest.mark.parametrize("case", list(MISFITS))
+def test_a_plan_that_does_not_fit_names_file_line_and_field(case, tmp_path, capsys):
+    old, new, line, field, words = MISFITS[case]
+    path = tmp_path / "misfit.yaml"
+    path.write_text(PLAN.replace(old, new))
+    assert PLAN.count(old) == 1
+    assert main(["recipe", "show", str(path)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"rgbt: error: {path}:{line}: {field}") and words in error
+    assert error.count("\n") == 1
+
+
+def test_a_plan_changed_from_the_command_line_names_the_nearest_line(tmp_path, capsys):
+    path = tmp_path / "fits.yaml"
+    path.write_text(PLAN)
+    assert main(["recipe", "show", str(path), "--set", "stages.1.groups.0.match=haed"]) == 1
+    assert capsys.readouterr().err.startswith(f"rgbt: error: {path}:15: stages.1.groups.0.match: ")
+
+
+def test_where_a_recipe_was_read_says_nothing_of_what_it_is(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.yaml").write_text(PLAN + "# " * len(name))
+    assert load_recipe(str(tmp_path / "one.yaml")) == load_recipe(str(tmp_path / "two.yaml"))
 
 
 @pytest.mark.parametrize(
