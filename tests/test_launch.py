@@ -1,0 +1,298 @@
+"""Several processes as one run, what is refused before any starts, and how a run is stopped."""
+
+import csv
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from data.errors import DataError
+from pipelines import launch
+from pipelines.cli import main
+from pipelines.launch import LAUNCHERS, PRECISIONS, find_processes, make_fabric
+from pipelines.stopping import StopSignal, shielded
+
+HOME = Path(__file__).parent.parent
+LAUNCHED = ("LOCAL_RANK", "RANK", "NODE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR")
+TORCHRUN = {
+    "TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "RANK": "3", "LOCAL_RANK": "1",
+    "GROUP_RANK": "1",
+}  # fmt: skip
+SLURM = {
+    "SLURM_JOB_NAME": "train", "SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "2",
+    "SLURM_PROCID": "2", "SLURM_LOCALID": "0", "SLURM_NODEID": "1",
+}  # fmt: skip
+RECIPE = """
+about: small, with nothing that the split of a batch over processes changes
+model:
+  size: [64, 96]
+  rgb: {arch: test_resnet, weights: null}
+  thermal: {arch: test_resnet}
+  head: {width: 16, norm: group}
+batch: 4
+workers: 1
+stages:
+  - name: head
+    epochs: 1
+    groups: [{match: "blend.*|head", lr: 1.0e-3}]
+  - name: deeper
+    epochs: 2
+    groups: [{match: "thermal.blocks.-1", lr: 1.0e-4, norm: frozen}, {match: "blend.*|head", lr: 1.0e-3}]
+"""
+
+
+@pytest.fixture(autouse=True)
+def bare(monkeypatch):
+    """No launcher, whatever starts the tests."""
+    for variable in (*LAUNCHED, *TORCHRUN, *SLURM):
+        monkeypatch.delenv(variable, raising=False)
+
+
+def environment(monkeypatch, variables):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_one_process_unless_more_are_asked_for():
+    alone, three = find_processes(), find_processes(3)
+    assert (alone.devices, alone.nodes, alone.rank, alone.world, alone.leads) == (1, 1, 0, 1, True)
+    assert (three.devices, three.world, three.launcher) == (3, 3, None)
+
+
+def test_a_process_that_fabric_started_knows_its_rank(monkeypatch):
+    environment(monkeypatch, {"LOCAL_RANK": "2"})
+    assert find_processes(3).rank == 2 and not find_processes(3).leads
+    environment(monkeypatch, {"NODE_RANK": "1", "MASTER_ADDR": "first", "MASTER_PORT": "29500"})
+    assert find_processes(3, 2).rank == 5
+
+
+@pytest.mark.parametrize(
+    ("variables", "launcher", "rank"), [(TORCHRUN, "torchrun", 3), (SLURM, "SLURM", 2)], ids=["torchrun", "slurm"]
+)
+def test_what_a_launcher_started_is_taken_over(variables, launcher, rank, monkeypatch):
+    environment(monkeypatch, variables)
+    for asked in ((None, None), (2, 2), (2, None)):
+        found = find_processes(*asked)
+        assert (found.launcher, found.devices, found.nodes, found.world, found.rank) == (launcher, 2, 2, 4, rank)
+        assert isinstance(found.environment, LAUNCHERS[launcher])
+    with pytest.raises(DataError, match=rf"--devices 4 --nodes 2: {launcher} started 4 processes, 2 on each node"):
+        find_processes(4)
+
+
+def test_a_slurm_job_of_one_task_may_start_its_own_processes(monkeypatch):
+    environment(monkeypatch, SLURM | {"SLURM_NTASKS": "1", "SLURM_NTASKS_PER_NODE": "1", "SLURM_PROCID": "0"})
+    found = find_processes(4)
+    assert (found.launcher, found.devices, found.rank) == (None, 4, 0)
+
+
+def test_slurm_variables_that_contradict_each_other_are_one_line(monkeypatch):
+    environment(monkeypatch, SLURM)
+    monkeypatch.delenv("SLURM_NTASKS_PER_NODE")
+    with pytest.raises(DataError, match="SLURM: You set `--ntasks=4`") as error:
+        find_processes()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [((0, 1), "--devices 0: expected 1 or more"), ((1, 0), "--nodes 0"), ((1, 2), "torchrun or SLURM, or set MASTER")],
+)
+def test_numbers_that_cannot_be_are_one_line(asked, words):
+    with pytest.raises(DataError, match=words):
+        find_processes(*asked)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((9, "cpu", "32-true"), "--devices 9: asked for 9 on each node, found 2 processor cores; say --devices 2"),
+        ((1, "cuda", "32-true"), "--accelerator cuda: no usable device of that kind here, found cpu; see rgbt doctor"),
+        ((1, "cpu", "16-mixed"), "--precision 16-mixed: needs a CUDA device, found cpu; say bf16-mixed or 32-true"),
+        ((2, "cpu", "32-true"), "--devices 2: several processes are started by running rgbt again"),
+    ],
+)
+def test_what_this_machine_has_not_is_one_line(arguments, words, monkeypatch):
+    monkeypatch.setattr(launch, "cores", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    devices, accelerator, precision = arguments
+    with pytest.raises(DataError) as error:
+        make_fabric(find_processes(devices), accelerator, precision)
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_half_precision_keeps_a_scaler_where_there_is_a_gpu():
+    assert PRECISIONS == ("32-true", "bf16-mixed", "16-mixed")
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    fabric = make_fabric(find_processes(), "cuda", "16-mixed")
+    assert fabric.strategy.precision.scaler is not None
+
+
+@pytest.fixture
+def small(tmp_path):
+    path = tmp_path / "small.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+def arguments(recipe, card, run, *more):
+    return ["train", str(recipe), "--data", str(card), "--out", str(run), "--accelerator", "cpu", *more]
+
+
+def test_more_devices_than_there_are_is_one_line_of_the_command(small, synthetic_card, tmp_path, capsys):
+    assert main(arguments(small, synthetic_card, tmp_path / "run", "--devices", "4096")) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("rgbt: error: --devices 4096: asked for 4096 on each node, found ")
+    assert error.count("\n") == 1 and not (tmp_path / "run").exists()
+
+
+def in_processes(command, arguments, **more):
+    """Run a command of its own; several processes share this machine's cores, so each takes one thread."""
+    settings = {name: value for name, value in os.environ.items() if name not in (*LAUNCHED, *TORCHRUN, *SLURM)}
+    settings |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HOME), "TOKENIZERS_PARALLELISM": "false"}
+    return subprocess.run(
+        [*command, *arguments], cwd=HOME, env=settings, capture_output=True, text=True, check=False, **more
+    )
+
+
+def losses(run):
+    return [
+        row[key] for row in json.loads((run / "history.json").read_text()) for key in ("loss", "val_loss") if key in row
+    ]
+
+
+@pytest.fixture(scope="module")
+def one_process(synthetic_card, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("one")
+    (folder / "small.yaml").write_text(RECIPE)
+    done = in_processes(
+        [sys.executable, "-m", "pipelines.cli"], arguments(folder / "small.yaml", synthetic_card, folder / "run")
+    )
+    assert done.returncode == 0, done.stderr
+    return folder / "run"
+
+
+# Each starts two processes that load torch: about 25 s on two free cores.
+LAUNCHES = {
+    "python -m": [sys.executable, "-m", "pipelines.cli"],
+    "console script": [str(Path(sys.executable).parent / "rgbt")],
+    "torchrun": [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "pipelines.cli",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.skipif(launch.cores() < 2, reason="two processes need two cores")
+@pytest.mark.parametrize("way", list(LAUNCHES))
+def test_two_processes_train_as_one_does_and_one_of_them_talks(way, one_process, small, synthetic_card, tmp_path):
+    asked = [] if way == "torchrun" else ["--devices", "2"]
+    done = in_processes(LAUNCHES[way], arguments(small, synthetic_card, tmp_path / "run", *asked))
+    assert done.returncode == 0, done.stderr
+    assert losses(tmp_path / "run") == pytest.approx(losses(one_process), rel=1e-4)
+    assert done.stdout.count("next: rgbt evaluate") == done.stderr.count("weights  rgb") == 1
+    info = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (info["devices"], info["nodes"], info["precision"], info["accelerator"]) == (2, 1, "32-true", "cpu")
+    assert info["versions"]["torch"] == torch.__version__.partition("+")[0] or info["versions"]["torch"]
+    with (tmp_path / "run" / "logs" / "metrics.csv").open() as file:
+        steps = [int(row["step"]) for row in csv.DictReader(file)]
+    assert steps == sorted(steps) and steps[-1] == 9
+
+
+def test_a_signal_only_sets_a_flag_and_a_second_ctrl_c_interrupts():
+    now = [0.0]
+    with StopSignal(talks=False, clock=lambda: now[0]) as stop:
+        assert not stop()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop() and stop.exit_code == 130
+        now[0] = 0.1  # torchrun hands on what the terminal has sent already
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+        now[0] = 3.0
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        assert stop.exit_code == 130
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_sigterm_has_its_own_exit_code_and_is_said(capfd):
+    former = signal.getsignal(signal.SIGTERM)
+    with StopSignal() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop() and stop.exit_code == 143
+    assert signal.getsignal(signal.SIGTERM) is former
+    assert "stopping after the step in hand" in capfd.readouterr().err
+
+
+class Signalled(Dataset):
+    """While it reads, the whole process group is signalled, as a terminal or a job scheduler does."""
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return index
+
+
+def test_a_worker_finishes_the_batch_in_hand_whatever_the_signal():
+    batches = DataLoader(Signalled(), num_workers=1, worker_init_fn=shielded())
+    assert [int(batch) for batch in batches] == [0, 1]
+
+
+LEFT_ALIVE = """
+import sys
+from torch.utils.data import DataLoader
+from pipelines.stopping import shielded
+batches = iter(DataLoader(range(9), num_workers=1, worker_init_fn=shielded(), persistent_workers=True))
+print(int(next(batches)))
+sys.keep = batches
+"""
+
+
+def test_workers_that_ignore_signals_do_not_keep_a_process_from_ending():
+    done = in_processes([sys.executable, "-c", LEFT_ALIVE], [], timeout=60)
+    assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr
+
+
+STOPPED_BY = """
+import os, sys
+from fusion import trainer, stage_run
+from pipelines.cli import main
+number, step = int(sys.argv[1]), stage_run.StageRun._show
+seen = []
+def show(self, found, index):
+    seen.append(index)
+    if len(seen) == 5:
+        os.kill(os.getpid(), number)
+    step(self, found, index)
+stage_run.StageRun._show = show
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_run_says_how_to_go_on_and_ends_as_if_never_stopped(
+    number, code, one_process, small, synthetic_card, tmp_path, capsys
+):
+    call = arguments(small, synthetic_card, tmp_path / "run")
+    done = in_processes([sys.executable, "-c", STOPPED_BY], [str(int(number)), *call])
+    assert done.returncode == code, done.stderr
+    said = next(line for line in done.stderr.splitlines() if "go on with: " in line)
+    command = shlex.split(said.partition("go on with: ")[2])
+    assert command == ["rgbt", *call[:-2], "--accelerator", "cpu", "--resume"]
+    assert not (tmp_path / "run" / "history.json").exists()
+    done = in_processes([sys.executable, "-m", "pipelines.cli"], command[1:])
+    assert done.returncode == 0, done.stderr
+    assert losses(tmp_path / "run") == losses(one_process)
+    logs = [run / "logs" / "metrics.csv" for run in (tmp_path / "run", one_process)]
+    stopped, whole = ([(r["step"], r["epoch/val_loss"]) for r in csv.DictReader(p.open())] for p in logs)
+    assert stopped == whole
