@@ -91,7 +91,7 @@ def test_measure():
     threads = torch.get_num_threads()
     found = measure_train(**TINY, steps=3, threads=1)
     assert json.loads(json.dumps(found))["machine"]["cpu"]
-    assert (found["threads"], found["steps"], found["repeats"]) == (1, 4, 2)
+    assert (found["threads"], found["steps"], found["repeats"]) == (1, 4, 4)
     assert 0.2 < found["train_ratio"] < 5
     assert found["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert torch.get_num_threads() == threads
