@@ -130,7 +130,8 @@ def make_fabric(processes: Processes, accelerator: str, precision: str, loggers:
         raise DataError(f"--precision 16-mixed: needs a CUDA device, found {kind}; say bf16-mixed or 32-true")
     if processes.world > 1:
         _require_own_program(processes)
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    for room in ("fabric", "pytorch"):  # each has a level of its own
+        logging.getLogger(f"lightning.{room}").setLevel(logging.WARNING)
     chosen: Any = precision
     return Fabric(
         accelerator=kind,

@@ -1,6 +1,7 @@
 """Ctrl-C and SIGTERM ask for a stop; who works decides at which moment."""
 
 import atexit
+import functools
 import multiprocessing
 import multiprocessing.util  # registers its own end-of-process cleaning, which ours has to come before
 import os
@@ -58,20 +59,25 @@ class StopSignal:
                 os.write(2, _SAID)  # print may not be entered again from a signal handler
 
 
-def shielded() -> Callable[[int], None]:
+def shielded(prepare: Callable[[int], None] | None = None) -> Callable[[int], None]:
     """The ``worker_init_fn`` of a DataLoader whose workers outlive signals meant for the run.
 
     A terminal and most job schedulers signal the whole process group; a worker that obeyed would take the batch in hand
     with it. What ignores SIGTERM must be killed otherwise when the process ends, which is seen to here.
+
+    Args:
+        prepare: What else a worker does at its start.
     """
     atexit.unregister(_end_workers)
     atexit.register(_end_workers)
-    return _ignore_signals
+    return functools.partial(_start_worker, prepare)
 
 
-def _ignore_signals(worker: int) -> None:
+def _start_worker(prepare: Callable[[int], None] | None, worker: int) -> None:
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    if prepare is not None:
+        prepare(worker)
 
 
 def _end_workers() -> None:
