@@ -83,9 +83,9 @@ class Gated(ZeroResidual):
     ) -> None:
         super().__init__(rgb, thermal, anchor, norm, act)
         hidden = max(8, self.channels // 8)
-        # GELU, not ReLU: with few hidden channels a dead one would be a share of what the gates see.
+        # Not ReLU: features that are never negative would leave some of the few hidden channels dead from the start.
         self.gate = nn.Sequential(
-            nn.Conv2d(rgb + thermal, hidden, 1), nn.GELU(), nn.Conv2d(hidden, self.channels, 1), nn.Sigmoid()
+            nn.Conv2d(rgb + thermal, hidden, 1), nn.SiLU(), nn.Conv2d(hidden, self.channels, 1), nn.Sigmoid()
         )
 
     def blend(self, anchor: Tensor, other: Tensor) -> Tensor:

@@ -1,6 +1,9 @@
 """The graph is raw in, answer out, at a dynamic batch, and tells nothing about the machine that wrote it."""
 
+import itertools
 import logging
+import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +18,8 @@ from export.engines.onnx_runtime import OnnxRuntime
 from export.errors import ExportError
 from export.graph import export_graph
 from export.verify import compare_boxes
+from fusion.blends import BLENDS
+from fusion.model import Blend, FusionModel, RgbEncoder, ThermalEncoder
 
 
 def spec(unit="counts16", rgb=(32, 40), thermal=(16, 20)):
@@ -109,8 +114,6 @@ def test_model_that_cannot_become_a_graph():
 
 @pytest.mark.parametrize("sensor", ["rgb", "thermal"])
 def test_single_sensor_baseline(tiny_model, golden_pairs, sensor):
-    from fusion.model import FusionModel
-
     config = tiny_model.config.model_copy(update={"sensors": (sensor,)})
     torch.manual_seed(0)
     model = FusionModel(config).eval()
@@ -119,3 +122,62 @@ def test_single_sensor_baseline(tiny_model, golden_pairs, sensor):
     with torch.no_grad():
         expected = model(*(torch.from_numpy(array) for array in feeds.values()))["boxes"].numpy()
     assert compare_boxes(expected, engine.run(feeds)["boxes"]).holds
+
+
+class SmallNet(torch.nn.Module):
+    """An encoder of four convolutions: a graph of a timm network takes several seconds to write."""
+
+    strides, feature_modules = (4, 8, 16, 32), ("layers.0", "layers.1", "layers.2", "layers.3")
+
+    def __init__(self, in_chans):
+        super().__init__()
+        self.channels = (8, 12, 16, 20) if in_chans == 1 else (16, 16, 24, 24)
+        sides = (in_chans, *self.channels)
+        self.layers = torch.nn.ModuleList(
+            torch.nn.Conv2d(sides[i], sides[i + 1], 5, 2 if i else 4, 2) for i in range(4)
+        )
+
+    def forward(self, x):
+        return list(itertools.accumulate(self.layers, lambda y, layer: torch.relu(layer(y)), initial=x))[1:]
+
+
+class Maps(torch.nn.Module):
+    """A model up to its head's maps: which of two nearly equal peaks comes first is no matter of 1e-5."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, rgb, thermal, present):
+        return self.model.maps(rgb, thermal, present)
+
+
+@pytest.mark.parametrize("kind", [*BLENDS, "early"])
+def test_every_blend_answers_as_pytorch_does(tiny_model, golden_pairs, kind, monkeypatch):
+    """With both sensors, and with either or both absent."""
+    module = types.ModuleType("small_networks")
+    module.make = SmallNet
+    monkeypatch.setitem(sys.modules, "small_networks", module)
+    encoders = {
+        "rgb": RgbEncoder(arch="module:small_networks:make", weights=None),
+        "thermal": ThermalEncoder(arch="module:small_networks:make"),
+    }
+    blend = Blend(kind=kind, norm="group", act="silu") if kind == "gated" else Blend(kind=kind)
+    config = tiny_model.config.model_copy(update={"blend": blend, **encoders})
+    torch.manual_seed(0)
+    model = FusionModel(config).eval()
+    with torch.no_grad():
+        for parameter in model.blend.parameters():  # so that the other sensor matters
+            parameter += 0.1 * torch.randn_like(parameter)
+    engine = OnnxRuntime(export_graph(Maps(model), Inputs.model_validate(config.inputs)))
+    heats = []
+    for present in ([1, 1], [1, 0], [0, 1], [0, 0]):
+        feeds = {**golden_pairs, "present": np.array([present] * 3, np.float32)}
+        found = engine.run(feeds)
+        with torch.no_grad():
+            expected = model.maps(*(torch.from_numpy(array) for array in feeds.values()))
+        for name in ("heat", "box"):
+            np.testing.assert_allclose(found[name], expected[name].numpy(), rtol=1e-5, atol=1e-5)
+        heats.append(found["heat"])
+    for i, j in itertools.combinations(range(4), 2):
+        assert np.abs(heats[i] - heats[j]).max() > 1e-3

@@ -4,12 +4,18 @@ import copy
 
 import pytest
 import torch
+from pydantic import ValidationError
+from safetensors.torch import save_file
+from torch import nn
 
-from fusion.encoders import norm_layers
+from fusion.blends import BLENDS
+from fusion.checkpoint import load_model, save_model
+from fusion.encoders import build_encoder, norm_layers
 from fusion.errors import FusionError
 from fusion.model import Blend, ModelConfig, RgbEncoder, ThermalEncoder, build_model
 
 SIZE = (64, 96)
+KINDS = [*BLENDS, "early"]
 
 
 def thermal_json(unit="counts16"):
@@ -45,7 +51,7 @@ def answer_and_gradients(model, rgb, thermal, present):
     return maps, [p.grad for p in model.parameters()]
 
 
-@pytest.mark.parametrize("kind", ["zero_residual", "concat"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("absent", ["rgb", "thermal"])
 @pytest.mark.parametrize("unit", ["counts16", "celsius"])
 def test_garbage_of_an_absent_sensor_changes_neither_answer_nor_gradients(kind, absent, unit):
@@ -66,8 +72,63 @@ def test_garbage_of_an_absent_sensor_changes_neither_answer_nor_gradients(kind, 
     dirty, dirty_gradients = answer_and_gradients(model, *garbage, present)
     for name in clean:
         assert torch.equal(clean[name], dirty[name])
+    assert any(g is not None and g.any() for g in clean_gradients)
     for a, b in zip(clean_gradients, dirty_gradients, strict=True):
-        assert (a is None and b is None) or torch.equal(a, b)
+        assert (a is None and b is None) or (torch.equal(a, b) and a.isfinite().all())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_answers_as_its_pairs_one_by_one(kind):
+    model = scrambled(build_model(config(blend=Blend(kind=kind)), 0)[0]).eval()
+    rgb, thermal, present = batch(count=3)
+    present[1, 0] = present[2, 1] = 0
+    with torch.no_grad():
+        together = model.maps(rgb, thermal, present)
+        for i in range(3):
+            alone = model.maps(rgb[i : i + 1], thermal[i : i + 1], present[i : i + 1])
+            for name, found in alone.items():
+                assert torch.allclose(found, together[name][i : i + 1], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_parameter_learns_after_the_first_steps(kind):
+    """Blend and head after one step; the encoder behind a zero blend after two, as its own blocks start at zero too."""
+    blend = Blend(kind=kind, norm="group", act="silu") if kind in BLENDS else Blend(kind=kind)
+    model, _ = build_model(config(blend=blend), 0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    torch.manual_seed(5)
+    goals = {name: torch.randn_like(value) for name, value in model.maps(*batch()).items()}
+    for steps in range(3):
+        optimizer.zero_grad()
+        sum(((value - goals[name]) ** 2).mean() for name, value in model.maps(*batch()).items()).backward()
+        optimizer.step()
+        dead = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+        assert steps < 1 or not [name for name in dead if not name.startswith("thermal.")]
+    assert not dead
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_saved_model_is_rebuilt_from_its_json(kind, tmp_path):
+    blend = Blend(kind=kind, anchor="thermal", norm="batch", act="elu") if kind in BLENDS else Blend(kind=kind)
+    model = scrambled(build_model(config(blend=blend), 0)[0]).eval()
+    save_model(tmp_path, model)
+    rebuilt = load_model(tmp_path)
+    assert rebuilt.config.model_dump_json() == model.config.model_dump_json()
+    with torch.no_grad():
+        assert torch.equal(rebuilt(*batch())["boxes"], model(*batch())["boxes"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_encoding_is_joined_for_several_presences(kind):
+    model = scrambled(build_model(config(blend=Blend(kind=kind)), 0)[0]).eval()
+    rgb, thermal, both = batch()
+    with torch.no_grad():
+        features = model.features(rgb, thermal, both)
+        for keep in ([1.0, 1.0], [1.0, 0.0], [0.0, 1.0]):
+            there = torch.tensor([keep, keep])
+            found = model.head(model.join(features, there))
+            expected = model.maps(rgb, thermal, both, keep=there)
+            assert torch.equal(found["heat"], expected["heat"])
 
 
 @pytest.mark.parametrize("anchor", ["rgb", "thermal"])
@@ -164,14 +225,147 @@ def test_unfreezing_thaws_everything_again():
     assert all(m.training for m in model.modules())
 
 
-def test_branches_of_different_architectures_join():
-    model, _ = build_model(config(thermal=ThermalEncoder(arch="resnet10t")), 0)
+@pytest.mark.parametrize("anchor", ["rgb", "thermal"])
+@pytest.mark.parametrize("kind", list(BLENDS))
+def test_branches_of_different_architectures_join(kind, anchor):
+    other = ThermalEncoder(arch="resnet10t")
+    model, _ = build_model(config(thermal=other, blend=Blend(kind=kind, anchor=anchor)), 0)
+    assert [blend.channels for blend in model.blend] == list(model.encoders[anchor].channels)
     assert model(*batch())["boxes"].shape == (2, 100, 6)
 
 
-def test_a_copied_start_needs_something_to_copy():
-    with pytest.raises(FusionError, match=r"weights is null: there is nothing to copy"):
-        build_model(config(thermal=ThermalEncoder(arch="test_resnet", start="copied")), 0)
+def test_early_fusion_is_one_encoder_over_four_channels():
+    model, _ = build_model(config(blend=Blend(kind="early"), thermal=ThermalEncoder(arch="no_such")), 0)
+    assert model.thermal is None and list(model.encoders) == ["rgb"] and not len(model.blend)
+    assert next(model.rgb.parameters()).shape[1] == 4
+    assert {name.split(".")[0] for name in model.named_blocks()} == {"rgb", "head"}
+
+
+def test_a_sensor_dropped_from_an_early_fusion_is_cut_out_of_the_canvas():
+    model = build_model(config(blend=Blend(kind="early")), 0)[0].eval()
+    rgb, thermal, both = batch()
+    stacked = []
+    model.rgb.net.register_forward_pre_hook(lambda _net, inputs: stacked.append(inputs[0]))
+    with torch.no_grad():
+        whole = model.maps(rgb, thermal, both)
+        rgb_alone = model.maps(rgb, thermal, both, keep=torch.tensor([[1.0, 0.0]] * 2))
+        thermal_alone = model.maps(rgb, thermal, both, sensors=("thermal",))
+        absent = model.maps(rgb, thermal, torch.tensor([[0.0, 1.0]] * 2))
+    assert [[bool(x[:, :3].any()), bool(x[:, 3:].any())] for x in stacked] == [
+        [True, True],
+        [True, False],
+        [False, True],
+        [False, True],
+    ]
+    assert torch.equal(stacked[0][:, :3], stacked[1][:, :3]) and torch.equal(stacked[0][:, 3:], stacked[2][:, 3:])
+    assert torch.equal(thermal_alone["heat"], absent["heat"])
+    assert not torch.equal(whole["heat"], rgb_alone["heat"])
+
+
+def test_early_fusion_in_a_model_of_one_sensor_is_that_sensors_baseline():
+    model, _ = build_model(config(blend=Blend(kind="early"), sensors=("thermal",)), 0)
+    assert list(model.encoders) == ["thermal"]
+    assert model(*batch())["boxes"].shape == (2, 100, 6)
+
+
+def copied(**changes):
+    return build_model(config(thermal=ThermalEncoder(arch="test_resnet", start="copied"), **changes), 0)[0]
+
+
+def test_a_copied_start_takes_what_the_rgb_branch_knows_at_that_moment():
+    model = copied()
+    first, source = model.thermal.net.conv1[0].weight, model.rgb.net.conv1[0].weight
+    assert not torch.allclose(first, source.sum(1, keepdim=True))
+    with torch.no_grad():
+        for p in model.rgb.parameters():
+            p += 1.0
+    report = model.copy_thermal_start()
+    assert len(report.adapted) == 1 and report.loaded == len(model.thermal.state_dict()) - 1
+    assert torch.equal(first, source.sum(1, keepdim=True))
+    for name, value in model.thermal.state_dict().items():
+        assert name == "net.conv1.0.weight" or torch.equal(value, model.rgb.state_dict()[name])
+
+
+def test_a_copied_start_without_an_rgb_branch_reads_its_weights(tmp_path):
+    torch.manual_seed(9)
+    known = build_encoder("test_resnet", 3)
+    save_file(known.net.state_dict(), tmp_path / "w.safetensors")
+    rgb = RgbEncoder(arch="test_resnet", weights=str(tmp_path / "w.safetensors"))
+    model = copied(sensors=("thermal",), rgb=rgb)
+    model.copy_thermal_start()
+    assert torch.equal(model.thermal.net.conv1[0].weight, known.net.conv1[0].weight.sum(1, keepdim=True))
+    with pytest.raises(FusionError, match=r"no RGB branch and model\.rgb\.weights is null"):
+        copied(sensors=("thermal",)).copy_thermal_start()
+
+
+def test_a_copied_start_needs_one_architecture():
+    with pytest.raises(FusionError, match=r"the branches differ \(test_resnet, resnet10t\)"):
+        build_model(config(thermal=ThermalEncoder(arch="resnet10t", start="copied")), 0)
+
+
+@pytest.mark.parametrize(("init", "spread"), [("kaiming", (2 / 288) ** 0.5), ("xavier", (2 / (288 + 288)) ** 0.5)])
+def test_a_random_start_is_drawn_as_told(init, spread):
+    plain = build_model(config(), 0)[0].state_dict()
+    drawn = build_model(config(thermal=ThermalEncoder(arch="test_resnet", init=init)), 0)[0]
+    weight = drawn.thermal.net.layer1[0].conv1.weight
+    assert weight.shape == (32, 32, 3, 3)
+    assert weight.std().item() == pytest.approx(spread, rel=0.03)
+    for name, value in drawn.state_dict().items():
+        redrawn = name.startswith("thermal.") and value.dim() > 1
+        assert torch.equal(value, plain[name]) != redrawn, name
+
+
+@pytest.mark.parametrize("init", ["kaiming", "xavier"])
+def test_a_convolution_of_each_channel_is_drawn_by_what_it_sees(init):
+    from fusion.weights import draw_weights
+
+    encoder = build_encoder("mobilenetv4_conv_small", 1)
+    draw_weights(encoder, init)
+    depthwise = next(m for m in encoder.modules() if isinstance(m, nn.Conv2d) and m.groups > 100)
+    inputs = depthwise.weight[0].numel()
+    wanted = (2 / inputs) ** 0.5 if init == "kaiming" else (2 / (inputs + inputs)) ** 0.5
+    assert depthwise.weight.std().item() == pytest.approx(wanted, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Blend(kind="early", act="relu"), "an early fusion has no blend"),
+        (lambda: Blend(kind="gated", norm="group"), "give act, say relu"),
+        (
+            lambda: Blend(kind="gatd"),
+            "unknown blend 'gatd'; one of zero_residual, gated, cross_attention, concat, early",
+        ),
+        (lambda: ThermalEncoder(arch="x", start="copied", weights="w.pth"), "would overwrite weights"),
+        (lambda: ThermalEncoder(arch="x", start="copied", init="xavier"), "with copied or weights leave it out"),
+        (
+            lambda: config(blend=Blend(kind="early"), thermal=ThermalEncoder(arch="x", weights="w.pth")),
+            "thermal.weights would go nowhere",
+        ),
+    ],
+)
+def test_contradictions_are_refused(make, words):
+    with pytest.raises(ValidationError, match=words):
+        make()
+
+
+def test_targets_are_drawn_on_the_canvas_and_the_loss_is_the_heads():
+    model, _ = build_model(config(), 0)
+    boxes = [torch.tensor([[6.0, 9.0, 30.0, 33.0]]), torch.zeros(0, 4)]
+    labels = [torch.tensor([1]), torch.zeros(0, dtype=torch.int64)]
+    targets = model.targets(boxes, labels)
+    cell = targets["heat"][0, 1].flatten().argmax().item()
+    width = SIZE[1] // 4
+    assert targets["heat"].shape == (2, 2, SIZE[0] // 4, width) and not targets["heat"][1].any()
+    assert (cell % width * 4, cell // width * 4) == (24, 28)  # (18, 21) × 4/3, to the nearest cell
+    maps = model.maps(*batch())
+    counts = model.head.counts(targets)
+    assert torch.equal(model.loss(maps, targets, counts)["loss"], model.head.loss(maps, targets, counts)["loss"])
+
+
+def test_a_model_in_float64_takes_what_the_loader_gives():
+    model, _ = build_model(config(), 0)
+    assert model.double().maps(*batch())["heat"].dtype == torch.float64
 
 
 def test_the_same_seed_builds_the_same_model():

@@ -111,3 +111,18 @@ def test_timms_weights_that_cannot_be_fetched_are_an_error_not_random_weights(mo
 
     with pytest.raises(FusionError, match=r"could not be fetched.*weights: null"):
         _timm_state("resnet18")
+
+
+def test_the_first_layer_of_an_early_fusion_keeps_rgb_and_adds_their_mean(arch, tmp_path):
+    path = tmp_path / "w.safetensors"
+    save_file(whole(arch).state_dict(), path)
+    picture = torch.randn(1, 3, 64, 64)
+    four, three = build_encoder(arch, 4), build_encoder(arch, 3)
+    report = load_encoder_weights(four, arch, str(path))
+    load_encoder_weights(three, arch, str(path))
+    assert len(report.adapted) == 1 and report.loaded == len(four.net.state_dict()) - 1
+    wide, own = (e.net.state_dict()[report.adapted[0]] for e in (four, three))
+    assert torch.equal(wide[:, :3], own) and torch.allclose(wide[:, 3], own.mean(1))
+    without_thermal = torch.cat([picture, torch.zeros(1, 1, 64, 64)], 1)
+    for a, b in zip(features_of(four, without_thermal), features_of(three, picture), strict=True):
+        assert torch.allclose(a, b, atol=1e-3)
