@@ -18,6 +18,7 @@ COMMANDS = {
     "recipe": "list the training recipes, and show one as a table of stages",
     "train": "train in stages",
     "evaluate": "measure a run or a bundle on a data set",
+    "compare": "which recipe is best on a data set: recipes × seeds, with confidence intervals",
     "export": "turn a run into a bundle: the ONNX graph, its description and its proof",
     "verify": "replay a bundle's golden pairs",
     "bench": "measure the speed of a bundle, alone and live",

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any, Self
 
+from fusion import trainer
 from fusion.folder import atomic_folder
 from pipelines.recipe_file import TrainRecipe
 
@@ -30,11 +31,9 @@ def stage_keys(recipe: TrainRecipe, fingerprint: str) -> list[str]:
     """
     content = recipe.model_dump(mode="json", by_alias=True)
     common = {key: value for key, value in content.items() if key not in _NO_MATTER}
-    common |= {
-        "card": fingerprint,
-        "versions": [version("torch"), version("timm")],
-        "weights": [_file_hash(weights) for weights in (recipe.model.rgb.weights, recipe.model.thermal.weights)],
-    }
+    common |= {"card": fingerprint, "versions": [version("torch"), version("timm")]}
+    for sensor in ("rgb", "thermal"):
+        content["model"][sensor]["weights"] = _file_hash(content["model"][sensor]["weights"])
     keys, used = [], False
     for index, stage in enumerate(recipe.stages):
         used = used or "thermal" in recipe.sensors_of(stage)
@@ -55,8 +54,8 @@ def _file_hash(weights: str | None) -> str | None:
     return hashlib.sha256(Path(weights).read_bytes()).hexdigest()
 
 
-class StageStore:
-    """Where one run finds the outcome of stages that another has trained, and leaves its own; see fusion.trainer."""
+class StageStore(trainer.StageStore):
+    """Where one run finds the outcome of stages that another has trained, and leaves its own."""
 
     def __init__(self, folder: Path, keys: Sequence[str], owner: str) -> None:
         """Look into ``folder``.

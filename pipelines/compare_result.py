@@ -1,0 +1,242 @@
+"""What finished cells of rgbt compare say: figures with intervals, differences, what it cost, what selected what."""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any, Literal
+
+import torch
+
+from export.bench import machine
+from fusion import bootstrap
+from fusion.bootstrap import Estimate, Resampled
+from pipelines.compare_cells import Cell
+from pipelines.compare_plan import Request
+
+DRAWS = 2000
+Verdict = Literal["better", "worse"]
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """A stage that learns without labels."""
+
+    stage: str
+    objective: str
+    epochs: int
+    pictures: int
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What a recipe cost, and which pictures chose what; means over the seeds."""
+
+    name: str
+    about: str
+    sensors: tuple[str, ...]
+    selection: str
+    """In words: which epoch was handed on, and what watched the training."""
+    labelled_steps: float
+    """Optimiser steps on labelled pairs."""
+    pretraining: tuple[Pretraining, ...]
+    seconds: float
+    """Of training, stages that were taken from another run included."""
+    shared_seconds: float
+    """How many of them another run spent."""
+    parameters: int
+    runs: tuple[str, ...]
+    """Folders, in the order of the seeds."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of the table: a recipe, with all its sensors or with one taken away."""
+
+    name: str
+    recipe: str
+    absent: str | None
+    ap50: Estimate
+    map: float
+    """Mean over the seeds."""
+    map_per_seed: tuple[float, ...]
+    verdict: Verdict | None
+    """Against the first recipe; None where the interval of the difference holds 0."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The whole answer."""
+
+    card: str
+    split: str
+    pictures: int
+    seeds: int
+    labels: float
+    validation: str
+    """In words: what training validated on."""
+    rows: tuple[Line, ...]
+    efforts: tuple[Effort, ...]
+    warnings: tuple[str, ...]
+    command: str
+    machine: dict[str, str]
+
+    @property
+    def base(self) -> str:
+        """The recipe that the others are compared with."""
+        return self.efforts[0].name
+
+    def effort(self, line: Line) -> Effort:
+        """Of a row's recipe."""
+        return next(effort for effort in self.efforts if effort.name == line.recipe)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return asdict(self)
+
+
+def summarise(request: Request, cells: Sequence[Cell]) -> Comparison:
+    """What finished cells say."""
+    by_name: dict[str, list[Cell]] = {}
+    for cell in cells:
+        by_name.setdefault(cell.name, []).append(cell)
+    setting = cells[0].setting
+    efforts = tuple(_effort(mine, request) for mine in by_name.values())
+    return Comparison(
+        card=str(setting.source.path),
+        split=setting.reported,
+        pictures=setting.pictures,
+        seeds=request.seeds,
+        labels=request.labels,
+        validation=setting.validation,
+        rows=tuple(_lines(by_name)),
+        efforts=efforts,
+        warnings=tuple(_warnings(efforts, setting.leaks, request)),
+        command=shlex.join(["rgbt", *sys.argv[1:]]),
+        machine=_machine() | {"jobs": str(request.jobs)},
+    )
+
+
+def _machine() -> dict[str, str]:
+    """What it was trained on."""
+    found = {name: value for name, value in machine().items() if name in ("cpu", "cores", "system", "python")}
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
+    return found | {name: version(name) for name in ("torch", "timm")}
+
+
+def _lines(by_name: dict[str, list[Cell]]) -> list[Line]:
+    """A row for each recipe, then for each fused one a row without either sensor."""
+    runs: dict[tuple[str, str | None], list[Resampled]] = {}
+    maps: dict[tuple[str, str | None], list[float]] = {}
+    for name, cells in by_name.items():
+        for cell in cells:
+            for row in cell.measured()["rows"]:
+                records = bootstrap.load(cell.folder / row["records"])
+                runs.setdefault((name, row["absent"]), []).append(Resampled(records, len(cell.setting.card.classes)))
+                maps.setdefault((name, row["absent"]), []).append(row["map"])
+    keys = sorted(runs, key=lambda key: key[1] is not None)  # stable: whole recipes first, in their order
+    found = bootstrap.compare({_row_name(*key): runs[key] for key in keys}, DRAWS)
+    return [_line(key, found[_row_name(*key)], maps[key]) for key in keys]
+
+
+def _row_name(recipe: str, absent: str | None) -> str:
+    return recipe if absent is None else f"{recipe}, {absent} absent"
+
+
+def _line(key: tuple[str, str | None], estimate: Estimate, maps: list[float]) -> Line:
+    mean = sum(maps) / len(maps)
+    return Line(_row_name(*key), *key, estimate, mean, tuple(maps), _verdict(estimate))
+
+
+def _verdict(estimate: Estimate) -> Verdict | None:
+    """A win or a loss is claimed only where the interval excludes 0."""
+    if estimate.difference is None or estimate.difference.low <= 0 <= estimate.difference.high:
+        return None
+    return "better" if estimate.difference.low > 0 else "worse"
+
+
+def _effort(cells: Sequence[Cell], request: Request) -> Effort:
+    first = cells[0]
+    spent = [_spent(cell) for cell in cells]
+    steps, seconds, shared = (sum(values) / len(cells) for values in zip(*spent, strict=True))
+    return Effort(
+        name=first.name,
+        about=first.recipe.about,
+        sensors=first.recipe.model.sensors,
+        selection=_selection(first),
+        labelled_steps=steps,
+        pretraining=tuple(_pretraining(first)),
+        seconds=seconds,
+        shared_seconds=shared,
+        parameters=first.measured()["parameters"],
+        runs=tuple(str(cell.folder.relative_to(request.out)) for cell in cells),
+    )
+
+
+def _epochs(cell: Cell) -> dict[str, int]:
+    """Stage → epochs that were trained, those that were thrown away included."""
+    done: dict[str, set[int]] = {work.stage: set() for work in cell.work}
+    for row in cell.history():
+        if row["epoch"]:
+            done[row["stage"]].add(row["epoch"])
+    return {stage: len(epochs) for stage, epochs in done.items()}
+
+
+def _spent(cell: Cell) -> tuple[float, float, float]:
+    """Labelled optimiser steps, seconds of training, and how many of these another run spent."""
+    epochs = _epochs(cell)
+    steps = sum(work.steps * epochs[work.stage] for work in cell.work if work.labelled)
+    foreign = {cell.work[index].stage for index in cell.store.shared()}
+    seconds = {True: 0.0, False: 0.0}
+    for row in cell.history():
+        seconds[row["stage"] in foreign] += row.get("seconds", 0.0)
+    return steps, sum(seconds.values()), seconds[True]
+
+
+def _pretraining(cell: Cell) -> list[Pretraining]:
+    epochs = _epochs(cell)
+    return [Pretraining(w.stage, w.objective, epochs[w.stage], w.pictures) for w in cell.work if not w.labelled]
+
+
+def _selection(cell: Cell) -> str:
+    """Which pictures chose what."""
+    recipe, validation = cell.recipe, cell.setting.validation
+    epoch = "the last epoch of each stage" if recipe.select == "last" else f"each stage's best epoch on {validation}"
+    if any(stage.ema for stage in recipe.stages):
+        epoch += ", as a moving average of the weights"
+    watchers = [
+        ("the guard", any(stage.guard for stage in recipe.stages)),
+        ("early stop", any(stage.early_stop for stage in recipe.stages)),
+        ("auto unfreezing", any(stage.unfreeze and stage.unfreeze.auto for stage in recipe.stages)),
+    ]
+    used = " and ".join(name for name, there in watchers if there)
+    return f"{epoch}; {used} on {validation}" if used else epoch
+
+
+def _warnings(efforts: Sequence[Effort], leaks: int, request: Request) -> list[str]:
+    found = []
+    steps = {effort.name: effort.labelled_steps for effort in efforts}
+    if len(set(steps.values())) > 1:
+        listed = ", ".join(f"{name} {value:g}" for name, value in steps.items())
+        found.append(f"the recipes differ in labelled optimiser steps ({listed}): more training may be all that helped")
+    if request.seeds == 1:
+        found.append("one seed: the intervals speak of the pictures alone, another seed may answer differently")
+    if leaks:
+        found.append(f"{leaks} of the reported pictures are also in the split 'unlabelled', so pretraining saw them")
+    return found
+
+
+def against(line: Line) -> str:
+    """A row's difference to the first recipe, its interval, and what may be claimed."""
+    difference = line.ap50.difference
+    if difference is None:
+        return "–"
+    return f"{difference.mean:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}] {line.verdict or ''}".rstrip()
+
+
+def duration(effort: Effort) -> str:
+    """Training time; a star marks that stages of another run are in it."""
+    star = "*" if effort.shared_seconds else ""
+    return f"{effort.seconds:.0f} s{star}" if effort.seconds < 600 else f"{effort.seconds / 60:.0f} min{star}"
