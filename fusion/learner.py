@@ -36,7 +36,8 @@ class Learner:
         self.objective = fabric.to_device(OBJECTIVES[plan.stage.objective](model))
         self.module: nn.Module = self.objective
         self.optimizer: Any = None
-        self.average = ModelEmaV3(self.objective, plan.stage.ema, use_warmup=True) if plan.stage.ema else None
+        decay = recipe.ema_of(plan.stage)
+        self.average = ModelEmaV3(self.objective, decay, use_warmup=True) if decay else None
         self._training: list[str] = []
         self._branches: dict[str, list[nn.Parameter]] = {}
         self._moments: dict[str, Any] = {}
@@ -127,7 +128,7 @@ class Learner:
         return found
 
     def _set_rates(self, number: int, per_epoch: int, factor: float) -> None:
-        share = factor * rate(self.stage.schedule, number, per_epoch * self.stage.epochs)
+        share = factor * rate(self.recipe.schedule_of(self.stage), number, per_epoch * self.stage.epochs)
         for group in self.optimizer.param_groups:
             group["lr"] = group["top"] * share * fresh(number, group["opens"] * per_epoch)
 

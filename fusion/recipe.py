@@ -122,15 +122,17 @@ class Stage(_Section):
     """Sensors that this stage uses; null: all that the model has, or that the objective looks at."""
     modality_dropout: Share = 0.0
     """Chance for each sample that one of its sensors, drawn evenly, is cut out at the blend."""
-    schedule: Schedule = Schedule()
+    schedule: Schedule | None = None
+    """Null: the recipe's."""
     optimiser: Optimiser | None = None
     """Null: the recipe's."""
     clip: Positive = 5.0
     """Largest norm of the gradient."""
     accumulate: Count = 1
     """Parts that a batch is worked through in; the step is the same, the memory less."""
-    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Decay of a moving average of the weights, which is then what is validated and handed on; null: none."""
+    ema: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Decay of a moving average of the weights, which is then what is validated and handed on; 0: none; null: the
+    recipe's."""
     early_stop: EarlyStop | None = None
     guard: Guard | None = None
     unfreeze: Annotated[Unfreeze | None, BeforeValidator(_auto)] = None
@@ -167,6 +169,9 @@ class Recipe(_Section):
     """Processes that read and augment pictures; the result does not depend on it."""
     seed: int = 0
     optimiser: Optimiser = AdamW()
+    schedule: Schedule = Schedule()
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Of the stages that say nothing of it."""
     select: Literal["best", "last"] = "best"
     """Which epoch's weights a stage hands on: the best on the validation split (its entry included), or the last."""
 
@@ -216,3 +221,11 @@ class Recipe(_Section):
     def optimiser_of(self, stage: Stage) -> Optimiser:
         """The optimiser that a stage uses."""
         return stage.optimiser or self.optimiser
+
+    def schedule_of(self, stage: Stage) -> Schedule:
+        """The schedule that a stage uses."""
+        return stage.schedule or self.schedule
+
+    def ema_of(self, stage: Stage) -> float:
+        """The decay of a stage's moving average; 0: it keeps none."""
+        return self.ema if stage.ema is None else stage.ema

@@ -43,12 +43,12 @@ def _heading(recipe: Recipe, stage: Stage) -> str:
     optimiser = recipe.optimiser_of(stage)
     extras = [
         f"modality dropout {stage.modality_dropout:g}" if stage.modality_dropout else "",
-        f"EMA {stage.ema:g}" if stage.ema else "",
+        f"EMA {recipe.ema_of(stage):g}" if recipe.ema_of(stage) else "",
         f"{stage.accumulate} parts a batch" if stage.accumulate > 1 else "",
         f"guard {stage.guard.metric} {stage.guard.on_jump}" if stage.guard else "",
         f"early stop {stage.early_stop.metric}" if stage.early_stop else "",
     ]
-    said = [stage.objective, "+".join(recipe.sensors_of(stage)), optimiser.kind, stage.schedule.kind]
+    said = [stage.objective, "+".join(recipe.sensors_of(stage)), optimiser.kind, recipe.schedule_of(stage).kind]
     said += filter(None, extras)
     return f"{stage.name}: {stage.epochs} epochs, {', '.join(said)}"
 

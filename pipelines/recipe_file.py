@@ -103,11 +103,33 @@ def _read(path: Path, children: tuple[Path, ...]) -> tuple[dict[str, Any], dict[
     sibling = path.parent / f"{parent}.yaml"
     own = sibling.exists() and sibling != path  # a user's staged.yaml may extend the shipped one of that name
     inherited, _ = _read(sibling if own else find_recipe(str(parent)), (*children, path))
+    changed = content.get("stages")
+    if isinstance(changed, dict):
+        content["stages"], lines = _change_stages(inherited.get("stages"), changed, path, lines)
     return _merge(inherited, content), lines
 
 
+def _change_stages(
+    stages: Any,  # noqa: ANN401 - plain YAML content
+    changes: Mapping[str, Any],
+    path: Path,
+    lines: dict[Location, int],
+) -> tuple[list[Any], dict[Location, int]]:
+    """Change a parent's stages by name; null leaves one out. Return them with the lines at their new places."""
+    names = [stage.get("name") for stage in stages] if isinstance(stages, list) else []
+    unknown = next((name for name in changes if name not in names), None)
+    if unknown is not None:
+        where = lines.get(("stages", unknown))
+        raise DataError(f"{path}:{where}: stages.{unknown}: the parent has no such stage; it has {', '.join(names)}")
+    kept = [name for name in names if changes.get(name, {}) is not None]
+    merged = [_merge(stage, changes.get(stage["name"], {})) for stage in stages if stage["name"] in kept]
+    moved = {("stages", kept.index(at[1]), *at[2:]) if at[:1] == ("stages",) and at[1:2] and at[1] in kept else at: line
+             for at, line in lines.items()}  # fmt: skip
+    return merged, moved
+
+
 def _merge(parent: Mapping[str, Any], child: Mapping[str, Any]) -> dict[str, Any]:
-    """What the child says counts; mappings are merged key by key, lists are replaced whole."""
+    """What the child says counts; mappings are merged key by key, lists are replaced whole (see _change_stages)."""
     merged = dict(parent)
     for key, value in child.items():
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
@@ -127,7 +149,9 @@ def _change(content: dict[str, Any], change: str, lines: dict[Location, int]) ->
     parts: list[Any] = [int(part) if part.isdigit() else part for part in place.split(".")]
     *parents, last = parts
     at: Any = content
-    for key in parents:
+    for depth, key in enumerate(parents):
+        if isinstance(at, list) and (found := _index(at, key)) is not None:
+            key = parents[depth] = found
         at = _enter(at, key, change)
     if isinstance(at, list) and not (isinstance(last, int) and last < len(at)):
         raise DataError(f"--set {change}: there is no entry {last}, the list has {len(at)}")
@@ -136,6 +160,11 @@ def _change(content: dict[str, Any], change: str, lines: dict[Location, int]) ->
     at[last] = value
     changed = (*parents, last)
     return {where: line for where, line in lines.items() if where[: len(changed)] != changed}
+
+
+def _index(entries: list[Any], name: Any) -> int | None:  # noqa: ANN401 - plain YAML content
+    """Place of the stage of that name."""
+    return next((i for i, entry in enumerate(entries) if isinstance(entry, dict) and entry.get("name") == name), None)
 
 
 def _enter(at: Any, key: int | str, change: str) -> Any:  # noqa: ANN401 - plain YAML content
