@@ -1,6 +1,7 @@
 """Random changes of a training pair; the only file that knows albumentations."""
 
 import os
+from collections.abc import Sequence
 from typing import Annotated, Any, Self
 
 import cv2
@@ -60,7 +61,13 @@ class Augmenter:
         self._pipeline = _pipeline(spec, thermal_spec.invalid)
 
     def __call__(
-        self, rgb: NDArray[np.uint8], thermal: Image, boxes: Boxes, labels: Labels, seed: int
+        self,
+        rgb: NDArray[np.uint8],
+        thermal: Image,
+        boxes: Boxes,
+        labels: Labels,
+        seed: int,
+        present: Sequence[bool] = (True, True),
     ) -> tuple[NDArray[np.uint8], Image, Boxes, Labels]:
         """Change one pair.
 
@@ -70,20 +77,28 @@ class Augmenter:
             boxes: [N,4] float32 x1, y1, x2, y2 in pixels of ``rgb``.
             labels: [N] int64.
             seed: From 0.
+            present: Whether RGB, thermal is there; one that is not costs next to nothing, and comes back as zeros.
 
         Returns:
             RGB, thermal, boxes and labels; boxes that left the picture are gone.
         """
         seeds = np.random.SeedSequence(seed).generate_state(1 + len(self._pipeline.transforms))
-        warm, valid = self._layers(thermal, rgb.shape[:2])
-        self._photometric(warm, valid, np.random.default_rng(seeds[0]))
+        size = rgb.shape[:2]
+        layers: dict[str, Layer] = {}
+        if present[1]:
+            warm, valid = self._layers(thermal, size)
+            self._photometric(warm, valid, np.random.default_rng(seeds[0]))
+            layers = {"mask": warm, "valid": valid}
         # One seed for all would tie their draws together: bright pictures would always be large.
         for transform, own in zip(self._pipeline.transforms, seeds[1:].tolist(), strict=True):
             transform.set_random_seed(own)
-        changed = self._pipeline(image=rgb, mask=warm, valid=valid, bboxes=boxes, index=np.arange(len(boxes)))
+        picture = rgb if present[0] else np.zeros(size, np.uint8)  # one channel will do to move the boxes
+        changed = self._pipeline(image=picture, **layers, bboxes=boxes, index=np.arange(len(boxes)))
         index = np.array(changed["index"], np.int64)
         kept = np.array(changed["bboxes"], np.float32).reshape(-1, 4)
-        return changed["image"], self._merge(changed["mask"], changed["valid"]), kept, labels[index]
+        moved = changed["image"] if present[0] else np.zeros_like(rgb)
+        merged = self._merge(changed["mask"], changed["valid"]) if layers else np.zeros(size, thermal.dtype)
+        return moved, merged, kept, labels[index]
 
     def _layers(self, thermal: Image, size: tuple[int, ...]) -> tuple[Layer, Layer]:
         """Values, and what tells valid ones, both H×W float32 at RGB's size: interpolation keeps the two apart."""
@@ -115,10 +130,10 @@ class Augmenter:
         dtype, invalid = self.thermal_spec.dtype, self.thermal_spec.invalid
         if dtype.kind == "u":
             limits = np.iinfo(dtype)
-            warm = np.clip(np.rint(warm), limits.min, limits.max)
+            np.clip(np.rint(warm, out=warm), limits.min, limits.max, out=warm)
         merged = warm.astype(dtype)
-        merged[merged == invalid] = invalid + (1 if invalid <= 0 else -1)
-        merged[valid < invalid + 0.9995 * _VALID] = invalid
+        np.putmask(merged, merged == invalid, invalid + (1 if invalid <= 0 else -1))
+        np.putmask(merged, valid < invalid + 0.9995 * _VALID, invalid)
         return merged
 
 

@@ -4,11 +4,11 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BaseModel, ConfigDict, PrivateAttr, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from data.coco import CocoImage, read_coco
 from data.errors import DataError
@@ -16,6 +16,11 @@ from data.prepare import InputSpec
 from data.rig import Rig, Size
 from data.thermal import ThermalSpec
 from data.yaml_file import read_model, write_model
+
+Sensor = Literal["rgb", "thermal"]
+SENSORS: tuple[Sensor, ...] = get_args(Sensor)
+UNLABELLED = "unlabelled"
+"""Splits whose names begin so are learned from without labels; what labels there are of their pairs is not used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,8 @@ class Sample:
     scene: str | None = None
     mask: Path | None = None
     """Picture of class indices, at RGB's size."""
+    sensors: tuple[Sensor, ...] = SENSORS
+    """Which of the two files there are."""
 
 
 def _pattern(text: str) -> str:
@@ -63,6 +70,8 @@ class Split(BaseModel):
     ids: tuple[str, ...] | None = None
     coco: str | None = None
     """The images whose field ``split`` has this value in the COCO file."""
+    sensors: Annotated[tuple[Sensor, ...], Field(min_length=1)] = SENSORS
+    """Which sensors its pictures have; only a split that begins with 'unlabelled' may lack one."""
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
@@ -120,6 +129,12 @@ class DatasetCard(BaseModel):
             raise ValueError("labels need classes: [name, …]")
         if self.labels is None and any(split.coco is not None for split in self.splits.values()):
             raise ValueError("a split by 'coco' needs labels")
+        for name, split in self.splits.items():
+            if name not in self.unlabelled and set(split.sensors) != set(SENSORS):
+                raise ValueError(
+                    f"splits.{name}.sensors: boxes are in RGB's pixels and judge both sensors, so that only a split "
+                    f"whose name begins with '{UNLABELLED}' may lack one"
+                )
         return self
 
     @classmethod
@@ -147,6 +162,11 @@ class DatasetCard(BaseModel):
         """The folder that the patterns start from."""
         return self._path.parent / self.root
 
+    @property
+    def unlabelled(self) -> tuple[str, ...]:
+        """The splits that are learned from without labels: those whose names begin with 'unlabelled'."""
+        return tuple(name for name in self.splits if name.startswith(UNLABELLED))
+
     def inputs(self) -> InputSpec:
         """What a model or a bundle trained on this card takes."""
         if self.canvas is not None:
@@ -172,7 +192,9 @@ class DatasetCard(BaseModel):
         if not ids:
             raise DataError(f"{self._path}: split '{split}' is empty ({_source(self.splits[split])})")
         scenes = self._read_scenes()
-        return [self._sample(one, labelled.get(one), scenes.get(one)) for one in ids]
+        known = {} if split in self.unlabelled else labelled
+        sensors = self.splits[split].sensors
+        return [self._sample(one, known.get(one), scenes.get(one), sensors) for one in ids]
 
     def read_labels(self) -> dict[str, CocoImage]:
         """Read the boxes of every labelled pair, by id; empty without labels."""
@@ -191,7 +213,7 @@ class DatasetCard(BaseModel):
         assert chosen.file is not None
         return read_ids(self._path.parent / chosen.file)
 
-    def _sample(self, one: str, image: CocoImage | None, scene: str | None) -> Sample:
+    def _sample(self, one: str, image: CocoImage | None, scene: str | None, sensors: tuple[Sensor, ...]) -> Sample:
         return Sample(
             id=one,
             rgb=self.folder / self.rgb.replace("{id}", one),
@@ -200,6 +222,7 @@ class DatasetCard(BaseModel):
             labels=None if image is None else image.labels,
             scene=scene,
             mask=None if self.masks is None else self.folder / self.masks.replace("{id}", one),
+            sensors=sensors,
         )
 
     def _id_of(self, image: CocoImage) -> str:

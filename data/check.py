@@ -13,6 +13,7 @@ import numpy as np
 
 from data.card import DatasetCard, Sample
 from data.errors import DataError
+from data.frame import Image
 from data.images import read_rgb, read_thermal
 
 Progress = Callable[[int, int], None]
@@ -43,15 +44,17 @@ class Report:
         return asdict(self)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Seen:
     """What was found in the files of one pair."""
 
-    errors: list[str]
-    warnings: list[str]
-    digests: tuple[str, str] | None
-    low: float
-    high: float
+    digests: dict[str, str]
+    """Of each sensor's file; empty when one is missing."""
+    errors: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    low: float = np.inf
+    """Lowest and highest valid value of thermal."""
+    high: float = -np.inf
 
 
 def check_card(card: DatasetCard, progress: Progress | None = None, threads: int = 8) -> Report:
@@ -68,7 +71,7 @@ def check_card(card: DatasetCard, progress: Progress | None = None, threads: int
             report.warnings += found.warnings
             if progress is not None:
                 progress(len(seen), len(samples))
-    valid = [found for found in seen.values() if found.digests and found.high >= found.low]
+    valid = [found for found in seen.values() if found.high >= found.low]
     if valid:
         spans = [found.high - found.low for found in valid]
         report.thermal_range = (min(found.low for found in valid), max(found.high for found in valid))
@@ -99,52 +102,68 @@ def _read_splits(card: DatasetCard, report: Report) -> dict[str, list[Sample]]:
     return by_split
 
 
+def _files(sample: Sample) -> dict[str, Path]:
+    """The files that a sample must have, by what they hold."""
+    files = {"RGB": sample.rgb} if "rgb" in sample.sensors else {}
+    if "thermal" in sample.sensors:
+        files["thermal"] = sample.thermal
+    if sample.mask is not None and "rgb" in sample.sensors:  # it is drawn on RGB
+        files["mask"] = sample.mask
+    return files
+
+
 def _look(sample: Sample, card: DatasetCard) -> _Seen:
-    """Read both files of a pair; every problem becomes a line."""
-    missing = [f"{path}: missing {sensor} file of pair '{sample.id}'"
-               for sensor, path in (("RGB", sample.rgb), ("thermal", sample.thermal), ("mask", sample.mask))
-               if path is not None and not path.is_file()]  # fmt: skip
-    if missing:
-        return _Seen(missing, [], None, 0.0, 0.0)
-    errors: list[str] = []
-    warnings: list[str] = []
-    low, high = np.inf, -np.inf
-    rgb = thermal = None
-    try:
-        rgb = read_rgb(sample.rgb)
-    except DataError as error:
-        errors.append(str(error))
-    try:
-        thermal = read_thermal(sample.thermal, card.thermal_spec)
-    except DataError as error:
-        errors.append(str(error))
-    if thermal is not None:
-        dead = card.thermal_spec.dead(thermal)
-        valid = thermal if dead is None else thermal[~dead]
-        if valid.size:
-            low, high = float(valid.min()), float(valid.max())
-        if low >= high:
-            warnings.append(f"{sample.thermal}: thermal is flat" if valid.size else f"{sample.thermal}: no valid pixel")
-    if rgb is not None and int(rgb.max()) == int(rgb.min()):
-        warnings.append(f"{sample.rgb}: RGB is flat")
-    if rgb is not None and thermal is not None:
-        errors += _wrong_sizes(sample, rgb.shape[:2], thermal.shape[:2], card)
-        errors += _wrong_mask(sample, rgb.shape[:2], len(card.classes))
-    return _Seen(errors, warnings, (_digest(sample.rgb), _digest(sample.thermal)), low, high)
+    """Read the files of a pair; every problem becomes a line."""
+    files = _files(sample)
+    found = _Seen(digests={})
+    for name, path in files.items():
+        if not path.is_file():
+            found.errors.append(f"{path}: missing {name} file of pair '{sample.id}'")
+    if found.errors:
+        return found
+    images: dict[str, Image] = {}
+    for name in (name for name in files if name != "mask"):
+        try:
+            images[name] = read_rgb(sample.rgb) if name == "RGB" else read_thermal(sample.thermal, card.thermal_spec)
+        except DataError as error:
+            found.errors.append(str(error))
+    if "thermal" in images:
+        _measure(sample, images["thermal"], card, found)
+    if "RGB" in images and int(images["RGB"].max()) == int(images["RGB"].min()):
+        found.warnings.append(f"{sample.rgb}: RGB is flat")
+    if len(images) == len(sample.sensors):
+        found.errors += _wrong_sizes(sample, {name: image.shape[:2] for name, image in images.items()}, card)
+        if "mask" in files:
+            found.errors += _wrong_mask(files["mask"], images["RGB"].shape[:2], len(card.classes))
+    found.digests = {name: _digest(files[name]) for name in files if name != "mask"}
+    return found
 
 
-def _wrong_sizes(sample: Sample, rgb: tuple[int, ...], thermal: tuple[int, ...], card: DatasetCard) -> list[str]:
+def _measure(sample: Sample, thermal: Image, card: DatasetCard, found: _Seen) -> None:
+    dead = card.thermal_spec.dead(thermal)
+    valid = thermal if dead is None else thermal[~dead]
+    if valid.size:
+        found.low, found.high = float(valid.min()), float(valid.max())
+    if found.low >= found.high:
+        found.warnings.append(
+            f"{sample.thermal}: thermal is flat" if valid.size else f"{sample.thermal}: no valid pixel"
+        )
+
+
+def _wrong_sizes(sample: Sample, found: dict[str, tuple[int, ...]], card: DatasetCard) -> list[str]:
     lines = []
-    for name, path, found, declared in (
-        ("rgb_size", sample.rgb, rgb, card.rgb_size),
-        ("thermal_size", sample.thermal, thermal, card.thermal_size),
+    for name, field_name, path, declared in (
+        ("RGB", "rgb_size", sample.rgb, card.rgb_size),
+        ("thermal", "thermal_size", sample.thermal, card.thermal_size),
     ):
-        if declared is not None and found != declared:
+        size = found.get(name)
+        if size is not None and declared is not None and size != declared:
             lines.append(
-                f"{path}: {found[1]}×{found[0]} (width×height), but the card says {name}: {list(declared)} "
+                f"{path}: {size[1]}×{size[0]} (width×height), but the card says {field_name}: {list(declared)} "
                 "(height, width)"
             )
-    if sample.boxes is not None and len(sample.boxes):
+    rgb = found.get("RGB")
+    if rgb is not None and sample.boxes is not None and len(sample.boxes):
         right, bottom = sample.boxes[:, 2:].max(axis=0).tolist()
         if right > rgb[1] + 0.5 or bottom > rgb[0] + 0.5:
             lines.append(
@@ -154,14 +173,12 @@ def _wrong_sizes(sample: Sample, rgb: tuple[int, ...], thermal: tuple[int, ...],
     return lines
 
 
-def _wrong_mask(sample: Sample, size: tuple[int, ...], classes: int) -> list[str]:
-    if sample.mask is None:
-        return []
-    mask = cv2.imread(str(sample.mask), cv2.IMREAD_UNCHANGED)
+def _wrong_mask(path: Path, size: tuple[int, ...], classes: int) -> list[str]:
+    mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     if mask is None or mask.ndim != 2 or mask.shape != size:
-        return [f"{sample.mask}: expected one channel of class indices at RGB's size {size[1]}×{size[0]}"]
+        return [f"{path}: expected one channel of class indices at RGB's size {size[1]}×{size[0]}"]
     if int(mask.max()) > classes:
-        return [f"{sample.mask}: holds class index {int(mask.max())}, the card has {classes} classes (0 is background)"]
+        return [f"{path}: holds class index {int(mask.max())}, the card has {classes} classes (0 is background)"]
     return []
 
 
@@ -179,7 +196,7 @@ def _compare_splits(by_split: dict[str, list[Sample]], seen: dict[str, _Seen], r
             if other != split:
                 report.errors.append(f"pair '{sample.id}' is in the splits '{other}' and '{split}'")
                 continue
-            for sensor, digest in zip(("RGB", "thermal"), seen[sample.id].digests or (), strict=False):
+            for sensor, digest in seen[sample.id].digests.items():
                 first, where = files.setdefault(digest, (sample.id, split))
                 if first == sample.id:
                     continue
@@ -201,7 +218,7 @@ def _count(by_split: dict[str, list[Sample]], card: DatasetCard, report: Report)
             tiny += int((spans.min(axis=1) < TINY).sum())
         classes = {name: counts[index] for index, name in enumerate(card.classes)}
         report.splits[split] = {"pairs": len(samples), "labelled": len(labelled), "boxes": classes}
-        if split != "unlabelled" and 0 < len(labelled) < len(samples):
+        if split not in card.unlabelled and 0 < len(labelled) < len(samples):
             lacking = next(sample.id for sample in samples if sample.boxes is None)
             report.errors.append(
                 f"split '{split}': {len(samples) - len(labelled)} of {len(samples)} pairs have no labels "

@@ -5,11 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from data.card import Sample
+from data.card import SENSORS, Sample
+from data.errors import DataError
 from data.images import read_header, read_rgb, read_thermal
 from data.prepare import Prepared, Preparer
-
-SENSORS = ("rgb", "thermal")
 
 
 def load_pair(
@@ -17,15 +16,19 @@ def load_pair(
 ) -> tuple[Prepared, NDArray[np.float32] | None]:
     """Read and prepare one pair; return it with its boxes in pixels of the model's RGB (None: unlabelled).
 
-    A sensor that is not among ``sensors`` is not read: zeros, and absent in ``present``.
+    A sensor that is not among ``sensors``, or that the sample lacks, is not read: zeros, and absent in ``present``.
 
     Raises:
-        DataError: a file is missing, truncated, or not of the declared size, dtype or channels.
+        DataError: a file is missing, truncated, or not of the declared size, dtype or channels; or none is to be read.
     """
-    rgb = read_rgb(sample.rgb) if "rgb" in sensors else None
-    thermal = read_thermal(sample.thermal, preparer.inputs.thermal) if "thermal" in sensors else None
+    there = [sensor for sensor in sensors if sensor in sample.sensors]
+    if not there:
+        raise DataError(f"pair '{sample.id}' has only {' and '.join(sample.sensors)}, not {' or '.join(sensors)}")
+    rgb = read_rgb(sample.rgb) if "rgb" in there else None
+    thermal = read_thermal(sample.thermal, preparer.inputs.thermal) if "thermal" in there else None
     # Boxes are in RGB pixels, so a canvas needs RGB's size also where only thermal is read.
-    rgb_size = read_header(sample.rgb).size if rgb is None and preparer.inputs.letterbox else None
+    sized = rgb is None and preparer.inputs.letterbox and "rgb" in sample.sensors
+    rgb_size = read_header(sample.rgb).size if sized else None
     prepared = preparer(rgb, thermal, f"pair '{sample.id}'", rgb_size=rgb_size)
     if sample.boxes is None:
         return prepared, None

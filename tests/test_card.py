@@ -3,10 +3,11 @@ import json
 import numpy as np
 import pytest
 
-from data.card import DatasetCard, id_from_name
+from data.card import DatasetCard, Split, id_from_name
 from data.coco import read_coco
 from data.errors import DataError
 from data.rig import Rig
+from data.subset import holdout, subset
 
 CARD = """version: 1
 name: test
@@ -78,6 +79,69 @@ def test_scenes_and_masks(folder):
     assert first.mask == folder / "masks/a/1.png"
 
 
+def test_what_is_called_unlabelled_has_no_labels_and_may_lack_a_sensor(folder):
+    card = edited(folder, "few: {ids: [a/1]}", "unlabelled-night: {ids: [a/1], sensors: [thermal]}")
+    (sample,) = card.samples("unlabelled-night")
+    assert sample.boxes is None and sample.labels is None and sample.sensors == ("thermal",)
+    assert card.unlabelled == ("unlabelled-night",)
+    assert card.samples("train")[0].boxes is not None and card.samples("train")[0].sensors == ("rgb", "thermal")
+    card.save(folder / "copy.yaml")
+    assert DatasetCard.load(folder / "copy.yaml") == card
+    assert (folder / "copy.yaml").read_text(encoding="utf-8").count("sensors") == 1
+
+
+def ids(card, split):
+    return [sample.id for sample in card.samples(split)]
+
+
+@pytest.mark.parametrize(
+    ("labels", "kept"), [(0.25, [2, 6, 10]), (0.5, [1, 3, 5, 7, 9, 11]), (0.01, [6]), (2 / 3, [0, 2, 3, 5, 6, 8, 9, 11])]
+)
+def test_a_subset_keeps_labels_evenly_and_loses_no_picture(synthetic_card, labels, kept):
+    card = DatasetCard.load(synthetic_card)
+    train, unlabelled = ids(card, "train"), ids(card, "unlabelled")
+    few = subset(card, labels)
+    assert ids(few, "train") == [train[k] for k in sorted(kept)]
+    moved = [one for one in train if one not in ids(few, "train")]
+    assert ids(few, "unlabelled") == unlabelled + moved
+    assert all(sample.boxes is None and sample.rgb.is_file() for sample in few.samples("unlabelled"))
+    assert all(sample.boxes is not None for sample in few.samples("train"))
+    assert ids(few, "val") == ids(card, "val") and few.path == card.path
+    assert ids(card, "train") == train, "the card itself is as it was"
+
+
+def test_a_subset_of_all_is_the_card_and_shares_are_checked(synthetic_card):
+    card = DatasetCard.load(synthetic_card)
+    assert subset(card, 1) == card
+    for share in (0, 1.5, float("nan")):
+        with pytest.raises(DataError, match=r"expected one above 0, at most 1"):
+            subset(card, share)
+        with pytest.raises(DataError, match=r"cannot be held out; expected a share between 0 and 1"):
+            holdout(card, share)
+
+
+def test_moved_pairs_keep_apart_from_a_split_of_thermal_alone(synthetic_card):
+    card = DatasetCard.load(synthetic_card)
+    thermal = Split(file="unlabelled.txt", sensors=("thermal",))
+    card = card.model_copy(update={"splits": card.splits | {"unlabelled": thermal}})
+    few = subset(subset(card, 0.5), 0.5)
+    assert few.unlabelled == ("unlabelled", "unlabelled-pairs")
+    assert sorted(ids(few, "train") + ids(few, "unlabelled-pairs")) == ids(card, "train")
+    assert len(ids(few, "train")) == 3
+    bare = {name: split for name, split in card.splits.items() if name != "unlabelled"}
+    assert len(ids(subset(card.model_copy(update={"splits": bare}), 0.5), "unlabelled")) == 6
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.25, 3), (0.01, 1), (0.999, 11)])
+def test_the_end_of_train_is_held_out(synthetic_card, share, count):
+    card = DatasetCard.load(synthetic_card)
+    train = ids(card, "train")
+    cut = holdout(card, share)
+    assert ids(cut, "train") == train[:-count] and ids(cut, "val") == train[-count:]
+    assert all(sample.boxes is not None for sample in cut.samples("val"))
+    assert ids(cut, "test") == ids(card, "test")
+
+
 def test_round_trip(folder):
     card = DatasetCard.load(folder / "card.yaml")
     card.save(folder / "copy.yaml")
@@ -104,6 +168,8 @@ def test_inputs_follow_the_rig_and_the_canvas(folder):
         ("labels: {format", "labels: {fromat", r"card\.yaml:8: unknown key 'labels.fromat'; did you mean 'format'"),
         ("train: {coco: train}", "train: {coco: train, ids: []}", "exactly one of file, ids, coco"),
         ("unit: counts16", "unit: kelvin", r"card\.yaml:9: thermal_spec.unit"),
+        ("[a/1]}", "[a/1], sensors: [thermal]}", r"splits\.few\.sensors: .* begins with 'unlabelled' may lack one"),
+        ("[a/1]}", "[a/1], sensors: [thermel]}", r"card\.yaml:13: splits\.few\.sensors"),
         ("version: 1", "version: 2", r"card\.yaml:1: version"),
         (
             "{unit: counts16}",

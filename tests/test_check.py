@@ -98,6 +98,14 @@ def half_labelled(folder):
     (folder / "card.yaml").write_text(text.replace("{coco: train}", "{file: few.txt}"), encoding="utf-8")
 
 
+def rgb_lacking_where_it_must_not(folder):
+    text = (folder / "card.yaml").read_text(encoding="utf-8")
+    (folder / "card.yaml").write_text(
+        text.replace("unlabelled.txt", "unlabelled.txt, sensors: [rgb]"), encoding="utf-8"
+    )
+    (folder / "rgb/unlabelled_00001.jpg").unlink()
+
+
 def change(folder, how):
     content = json.loads((folder / "boxes.json").read_text(encoding="utf-8"))
     how(content)
@@ -119,6 +127,7 @@ def change(folder, how):
         (copy_across_splits, "pairs 'train_00001' (train) and 'test_00003' (test) have the same RGB file"),
         (labels_of_another_size, "the labels were made on pictures of another size"),
         (wrong_mask, "masks/train_00001.png: holds class index 9, the card has 4 classes"),
+        (rgb_lacking_where_it_must_not, "rgb/unlabelled_00001.jpg: missing RGB file of pair 'unlabelled_00001'"),
         (half_labelled, "split 'train': 1 of 2 pairs have no labels (first: 'unlabelled_00001')"),
     ],
 )
@@ -140,3 +149,17 @@ def test_warnings_do_not_stop_training(folder):
         "side below 4",
     ):
         assert any(text in warning for warning in report.warnings), text
+
+
+def test_a_split_of_thermal_alone_needs_no_rgb(folder):
+    text = (folder / "card.yaml").read_text(encoding="utf-8")
+    (folder / "card.yaml").write_text(
+        text.replace("unlabelled.txt", "unlabelled.txt, sensors: [thermal]"), encoding="utf-8"
+    )
+    for path in (*folder.glob("rgb/unlabelled*"), *folder.glob("masks/unlabelled*")):
+        path.unlink()
+    report = report_of(folder)
+    assert report.errors == [] and report.splits["unlabelled"]["pairs"] == 6
+    small = folder / "thermal/unlabelled_00003.png"
+    write_image(small, np.full((40, 80), 20000, np.uint16))
+    assert len(report_of(folder).errors) == 1, "its thermal is looked at as any other's"

@@ -11,7 +11,9 @@ import pytest
 from data.card import DatasetCard
 from data.dataset import PairDataset
 from data.images import write_image
+from data.synthetic.settings import SETTINGS
 from pipelines.cli import main
+from pipelines.commands import data as data_command
 
 
 @pytest.fixture
@@ -49,7 +51,7 @@ def test_init_writes_a_card_that_loads_and_says_what_it_assumed(folder, capsys):
     assert card.root == "." and card.rgb == "rgb/{id}.jpg" and card.thermal == "thermal/{id}.png"
     assert card.rgb_size == (64, 96) and card.thermal_size == (48, 80) and card.canvas is None
     assert card.classes == ("person", "car", "cone", "animal") and card.thermal_spec.unit == "counts16"
-    assert {split: len(PairDataset(card, split)) for split in card.splits} == {
+    assert {split: len(card.samples(split)) for split in card.splits} == {
         "train": 12, "val": 6, "test": 6, "unlabelled": 6,
     }  # fmt: skip
     for said in ("unit is 'counts16', since the files are uint16", "96×64", "80×48", "field 'split'", "same view"):
@@ -121,7 +123,7 @@ def test_init_pairs_by_ending_within_one_folder_and_reads_three_equal_channels(t
     card = DatasetCard.load(tmp_path / "c.yaml")
     assert code == 0 and (card.rgb, card.thermal) == ("{id}_rgb.png", "{id}_ir.png")
     assert "three channels" in text
-    assert np.array_equal(PairDataset(card, "unlabelled")[0, 0]["thermal"], grey)
+    assert np.array_equal(PairDataset(card, card.samples("unlabelled"))[0, 0]["thermal"], grey)
 
 
 def test_init_makes_a_canvas_where_sizes_vary(tmp_path, capsys):
@@ -132,7 +134,7 @@ def test_init_makes_a_canvas_where_sizes_vary(tmp_path, capsys):
     card = DatasetCard.load(tmp_path / "c.yaml")
     assert code == 0 and card.canvas == (128, 160) and card.rgb_size is None
     assert "canvas of 160×128" in text
-    assert [PairDataset(card, "unlabelled")[k, 0]["rgb"].shape for k in range(3)] == [(128, 160, 3)] * 3
+    assert [PairDataset(card, card.samples("unlabelled"))[k, 0]["rgb"].shape for k in range(3)] == [(128, 160, 3)] * 3
 
 
 def test_init_restricts_the_unlabelled_split_to_a_list(folder, capsys):
@@ -250,6 +252,20 @@ def test_synth_writes_pairs_and_a_recording(tmp_path, capsys):
     assert len(list((out / "rgb").iterdir())) == 1, "the former set is replaced as a whole"
 
 
+def test_synth_makes_a_hard_set_as_large_as_its_setting_says(tmp_path, capsys, monkeypatch):
+    asked = []
+    write = "data.synthetic.dataset.write_dataset"
+    monkeypatch.setattr(write, lambda out, pairs, seed, *_, setting: asked.append((pairs, setting)))
+    assert rgbt(capsys, "synth", tmp_path / "a", "--setting", "hard")[0] == 0
+    assert rgbt(capsys, "synth", tmp_path / "b")[0] == 0
+    assert asked == [(None, "hard"), (None, "default")]
+    code, _, err = rgbt(capsys, "synth", tmp_path / "c", "--setting", "hrad")
+    assert code == 2 and "choose from" in err
+    for name, setting in SETTINGS.items():
+        counts = ",".join(f"{split}={count}" for split, count in setting.pairs.items())
+        assert counts in data_command._SETTINGS[name], "what the help says"
+
+
 def test_synth_refuses_wrong_arguments(tmp_path, capsys):
     out = tmp_path / "pairs"
     assert main(["data", "synth", str(out), "--pairs", "train:3"]) == 2
@@ -349,4 +365,4 @@ def test_init_and_check_on_roadscene(shared_data, tmp_path, capsys):
     code, text, _ = rgbt(capsys, "check", out)
     assert code == 0 and "68 pairs" in text and "18 pairs" in text
     card = DatasetCard.load(out)
-    assert card.canvas is not None and PairDataset(card, "val")[3, 0]["rgb"].shape[:2] == card.canvas
+    assert card.canvas is not None and PairDataset(card, card.samples("val"))[3, 0]["rgb"].shape[:2] == card.canvas

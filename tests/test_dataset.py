@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +7,7 @@ from torch.utils.data import DataLoader
 
 from data.augment import AugmentSpec
 from data.card import DatasetCard
-from data.dataset import PairDataset, collate
+from data.dataset import PairDataset, collate, stack, unpack
 from data.errors import DataError
 from data.images import read_rgb, read_thermal, write_image
 from data.pairs import load_pair
@@ -23,18 +25,18 @@ def same(a, b):
 
 
 def test_an_item_is_the_files_and_labels_as_delivered(card):
-    pairs = PairDataset(card, "train")
+    pairs = PairDataset(card, card.samples("train"))
     sample = card.samples("train")[5]
     item = pairs[5, 0]
     assert np.array_equal(item["rgb"], read_rgb(sample.rgb))
     assert np.array_equal(item["thermal"], read_thermal(sample.thermal, card.thermal_spec))
     assert np.array_equal(item["boxes"], sample.boxes) and np.array_equal(item["labels"], sample.labels)
-    assert item["present"].tolist() == [1, 1] and item["labelled"] and item["id"] == sample.id
-    assert (item["index"], item["seed"], item["scale"]) == (5, 0, 1.0)
+    assert item["present"].tolist() == [1, 1] and item["id"] == sample.id
+    assert (item["index"], item["seed"]) == (5, 0)
 
 
 def test_an_augmented_item_is_a_function_of_its_seed(card):
-    pairs, again = (PairDataset(card, "train", AugmentSpec()) for _ in range(2))
+    pairs, again = (PairDataset(card, card.samples("train"), AugmentSpec()) for _ in range(2))
     again[0, 1]
     assert same(pairs[3, 11], again[3, 11])
     assert not same(pairs[3, 11], pairs[3, 12])
@@ -42,7 +44,7 @@ def test_an_augmented_item_is_a_function_of_its_seed(card):
 
 
 def test_workers_do_not_change_the_answer(card):
-    pairs = PairDataset(card, ["train", "unlabelled"], AugmentSpec())
+    pairs = PairDataset(card, card.samples("train") + card.samples("unlabelled"), AugmentSpec())
     keys = [[(k, 100 + k) for k in range(start, start + 4)] for start in (0, 4, 12)]
     alone, two = (list(DataLoader(pairs, batch_sampler=keys, collate_fn=collate, num_workers=n)) for n in (0, 2))
     for a, b in zip(alone, two, strict=True):
@@ -51,32 +53,23 @@ def test_workers_do_not_change_the_answer(card):
         assert all(torch.equal(x, y) for x, y in zip(a["boxes"], b["boxes"], strict=True))
 
 
-def test_unlabelled_pairs_are_told_apart_from_empty_ones(card):
-    pairs = PairDataset(card, ["train", "unlabelled"])
-    assert len(pairs) == 18
-    batch = collate([pairs[0, 0], pairs[17, 0]])
-    assert batch["labelled"].tolist() == [True, False]
-    assert batch["boxes"][1].shape == (0, 4) and batch["labels"][1].shape == (0,)
-
-
 @pytest.mark.parametrize(("sensors", "present"), [(("rgb",), [1, 0]), (("thermal",), [0, 1])])
 @pytest.mark.parametrize("augment", [None, AugmentSpec()])
 def test_one_sensor_alone(card, sensors, present, augment):
-    item = PairDataset(card, "train", augment, sensors)[0, 4]
+    item = PairDataset(card, card.samples("train"), augment, sensors)[0, 4]
     assert item["present"].tolist() == present
-    absent = item["thermal" if sensors == ("rgb",) else "rgb"]
-    if augment is None:
-        assert not absent.any()
-    both = PairDataset(card, "train", augment)[0, 4]
+    absent, both = "thermal" if sensors == ("rgb",) else "rgb", PairDataset(card, card.samples("train"), augment)[0, 4]
+    assert not item[absent].any()
+    assert item[absent].shape == both[absent].shape and item[absent].dtype == both[absent].dtype
     assert np.array_equal(item[sensors[0]], both[sensors[0]]) and np.array_equal(item["boxes"], both["boxes"])
 
 
 def test_a_batch_has_the_promised_types(card):
-    pairs = PairDataset(card, "train", AugmentSpec())
+    pairs = PairDataset(card, card.samples("train"), AugmentSpec())
     batch = collate([pairs[k, k + 2**30] for k in range(3)])
     assert batch["rgb"].dtype == torch.uint8 and batch["rgb"].shape == (3, 64, 96, 3)
     assert batch["thermal"].dtype == torch.float32 and batch["thermal"].shape == (3, 64, 96)
-    assert batch["present"].dtype == torch.float32 and batch["scale"].dtype == torch.float32
+    assert batch["present"].dtype == torch.float32 and batch["present"].shape == (3, 2)
     assert batch["index"].dtype == batch["seed"].dtype == torch.int64
     assert batch["seed"].tolist() == [k + 2**30 for k in range(3)]
     assert all(boxes.dtype == torch.float32 for boxes in batch["boxes"])
@@ -96,10 +89,12 @@ def canvas_card(folder):
 
 
 def test_sizes_that_vary_meet_on_the_canvas(tmp_path):
-    pairs = PairDataset(canvas_card(tmp_path), "all")
+    card = canvas_card(tmp_path)
+    pairs = PairDataset(card, card.samples("all"))
     batch = collate([pairs[0, 0], pairs[1, 0]])
     assert batch["rgb"].shape == (2, 64, 64, 3) and batch["thermal"].shape == (2, 64, 64)
-    np.testing.assert_allclose(batch["scale"], [0.8, 0.8])
+    assert (batch["rgb"][0, :32, :, 0] == 90).all() and (batch["rgb"][0, 32:, :, 0] == 114).all()
+    assert (batch["thermal"][1, :, :32] == 900).all() and (batch["thermal"][1, :, 32:] == 0).all()
 
 
 @pytest.mark.parametrize("sensors", [("rgb", "thermal"), ("rgb",), ("thermal",)])
@@ -110,6 +105,25 @@ def test_boxes_are_scaled_with_the_canvas_whatever_is_read(tmp_path, sensors):
     labelled = type(sample)(sample.id, sample.rgb, sample.thermal, boxes, np.array([0]))
     _, scaled = load_pair(labelled, Preparer(card.inputs(), card.load_rig()), sensors)
     np.testing.assert_allclose(scaled, [[8, 16, 64, 32]])
+
+
+def test_a_sensor_that_a_sample_lacks_is_not_read(card, tmp_path):
+    sample = dataclasses.replace(card.samples("train")[0], rgb=tmp_path / "none.jpg", sensors=("thermal",))
+    item = PairDataset(card, [sample], AugmentSpec())[0, 1]
+    assert item["present"].tolist() == [0, 1] and not item["rgb"].any() and item["thermal"].any()
+    prepared, _ = load_pair(sample, Preparer(canvas_card(tmp_path).inputs(), card.load_rig()))
+    assert prepared.present.tolist() == [0, 1], "nor is its size asked for"
+    with pytest.raises(DataError, match=f"pair '{sample.id}' has only thermal, not rgb"):
+        load_pair(sample, Preparer(card.inputs(), card.load_rig()), ("rgb",))
+
+
+def test_only_pictures_travel_as_tensors(card):
+    pairs = PairDataset(card, card.samples("train"))
+    stacked = stack([pairs[k, 0] for k in range(3)])
+    assert {name for name, value in stacked.items() if isinstance(value, torch.Tensor)} == {"rgb", "thermal"}
+    assert not any(isinstance(one, torch.Tensor) for name in ("boxes", "labels") for one in stacked[name])
+    batch = unpack(stacked)
+    assert torch.equal(batch["boxes"][1], torch.from_numpy(pairs[1, 0]["boxes"])) and batch.keys() == stacked.keys()
 
 
 def test_a_missing_partner_is_one_line(card):

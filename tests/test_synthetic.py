@@ -1,3 +1,5 @@
+import dataclasses
+import hashlib
 import json
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +17,7 @@ from data.rig import Rig
 from data.synthetic.background import Grid, make_background
 from data.synthetic.dataset import write_dataset
 from data.synthetic.render import find_truth, render_celsius, render_rgb
+from data.synthetic.settings import SETTINGS
 from data.synthetic.site import CONDITIONS, REGIMES, Weather, make_site
 from data.synthetic.things import CLASSES, Thing
 from data.synthetic.video import write_video
@@ -88,6 +91,46 @@ def test_thermal_counts_drift_so_far_that_a_fixed_range_fails(card):
         spans.append(float(np.ptp(counts)))
     assert np.ptp(levels) > np.median(spans), "one frame's range does not hold another frame"
     assert 700 < np.median(spans) < 3000
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    """The same call in each setting: card by name of the setting."""
+    out, pairs = tmp_path_factory.mktemp("settings"), {"train": 10, "unlabelled": 10}
+    return {
+        name: DatasetCard.load(write_dataset(out / name, pairs, 1, (64, 96), (48, 80), setting=name))
+        for name in SETTINGS
+    }
+
+
+def test_the_default_setting_is_what_is_written_when_nothing_is_asked_for(settings, tmp_path):
+    write_dataset(tmp_path, {"train": 10, "unlabelled": 10}, 1, (64, 96), (48, 80))
+    assert everything(tmp_path) == everything(settings["default"].folder)
+    # Of 2026-11-21, before there were settings; pictures are another platform's codec's business.
+    digest = hashlib.sha256((tmp_path / "truth.json").read_bytes() + (tmp_path / "scenes.json").read_bytes())
+    assert digest.hexdigest()[:16] == "794ad5e0da893c84"
+
+
+def test_the_hard_setting_is_dark_noisy_and_short_of_labels(settings):
+    hard, easy = settings["hard"], settings["default"]
+    for split in ("train", "unlabelled"):
+        scenes = [sample.scene for sample in hard.samples(split)]
+        assert (scenes.count("day"), scenes.count("night"), scenes.count("glare")) == (1, 6, 3)
+    assert check_card(hard).errors == []
+    assert noise_by_night(hard) > 1.4 * noise_by_night(easy)
+    asked = SETTINGS["hard"].pairs
+    assert asked["train"] < asked["unlabelled"] / 5 and asked["val"] + asked["test"] > asked["train"]
+
+
+def noise_by_night(card):
+    """Mean difference of vertical neighbours in the sky, in grey levels."""
+    nights = [read_rgb(one.rgb)[:8].astype(float) for one in card.samples("train") if one.scene == "night"]
+    return np.mean([np.abs(np.diff(sky, axis=0)).mean() for sky in nights])
+
+
+def test_unlabelled_pairs_of_the_hard_setting_are_of_the_train_sites_kind():
+    train, unlabelled = (SETTINGS["hard"].regimes[name] for name in ("train", "unlabelled"))
+    assert dataclasses.replace(unlabelled, sites=train.sites) == train and unlabelled.sites > train.sites
 
 
 WEATHERS = {name: Weather(name, 8.0, 0.08 if name == "night" else 0.9, (0.1, 0.2), 2.0) for name in CONDITIONS}

@@ -36,12 +36,14 @@ def make_pattern(rng: np.random.Generator, size: tuple[int, int]) -> ThermalPatt
     )
 
 
-def expose_rgb(light: Field, weather: Weather, grid: Grid, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Crop the margin away and make H×W×3 uint8 of light: exposure, noise, saturation."""
+def expose_rgb(
+    light: Field, weather: Weather, grid: Grid, rng: np.random.Generator, noise: float = 1.0
+) -> NDArray[np.uint8]:
+    """Crop the margin away and make H×W×3 uint8 of light: exposure, ``noise`` times the usual noise, saturation."""
     edge = slice(grid.margin, -grid.margin or None)
     night = weather.condition == "night"
     values = rng.standard_normal((grid.height, grid.width, 3), dtype=np.float32)
-    values *= 255 * (0.03 if night else 0.012)
+    values *= 255 * (0.03 if night else 0.012) * noise
     values += light[edge, edge] * np.float32(255 * (1.25 if night else 1.0))
     return np.clip(values, 0, 255, out=values).astype(np.uint8)
 

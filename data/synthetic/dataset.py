@@ -14,12 +14,11 @@ from data.images import write_image
 from data.synthetic.background import Grid, make_background
 from data.synthetic.camera import expose_rgb, expose_thermal, make_pattern, view_matrix
 from data.synthetic.render import Truth, find_truth, render_celsius, render_rgb
+from data.synthetic.settings import SETTINGS, Setting
 from data.synthetic.site import CONDITIONS, REGIMES, Site, Weather, make_site, make_weather
 from data.synthetic.things import CLASSES
 from data.synthetic.world import populate
 from data.thermal import ThermalSpec
-
-DEFAULT_PAIRS = {"train": 240, "val": 60, "test": 60, "unlabelled": 120}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +35,12 @@ class Shot:
 
 def write_dataset(
     out: Path,
-    pairs: Mapping[str, int],
+    pairs: Mapping[str, int] | None,
     seed: int,
     rgb_size: tuple[int, int] = (160, 192),
     thermal_size: tuple[int, int] = (128, 160),
     misregistration: float = 2.0,
+    setting: str = "default",
 ) -> Path:
     """Write ``pairs`` (split → number) into the folder ``out`` and return the path of its card.yaml.
 
@@ -48,15 +48,18 @@ def write_dataset(
 
     Args:
         out: A folder; created.
-        pairs: Any of train, val, test, unlabelled.
+        pairs: Any of train, val, test, unlabelled; None: as many as the setting says.
         seed: Of everything.
         rgb_size: Height, width.
         thermal_size: Height, width.
         misregistration: Largest shift of thermal against RGB, in RGB pixels; another one for each pair.
+        setting: One of data.synthetic.settings.SETTINGS.
 
     Raises:
         DataError: an unknown split, or a number below 1.
     """
+    chosen = SETTINGS[setting]
+    pairs = chosen.pairs if pairs is None else pairs
     for split, count in pairs.items():
         if split not in REGIMES or count < 1:
             raise DataError(f"pairs '{split}={count}': expected a number from 1 for any of {', '.join(REGIMES)}")
@@ -66,8 +69,8 @@ def write_dataset(
     annotations: list[dict[str, Any]] = []
     scenes: dict[str, str] = {}
     truths: dict[str, Any] = {}
-    for shot in _shots(pairs, seed):
-        truth, shift = _take(shot, out, rgb_size, thermal_size, misregistration)
+    for shot in _shots(pairs, seed, chosen):
+        truth, shift = _take(shot, out, rgb_size, thermal_size, misregistration, chosen.rgb_noise)
         scenes[shot.id] = shot.weather.condition
         truths[shot.id] = {
             "shift_rgb_px": list(shift),
@@ -80,12 +83,13 @@ def write_dataset(
     coco = {"images": images, "annotations": annotations, "categories": categories}
     for name, content in (("boxes.json", coco), ("scenes.json", scenes), ("truth.json", truths)):
         (out / name).write_text(json.dumps(content), encoding="utf-8")
-    return _write_card(out, pairs, list(scenes), rgb_size, thermal_size)
+    name = "synthetic" if setting == "default" else f"synthetic-{setting}"
+    return _write_card(out, name, pairs, list(scenes), rgb_size, thermal_size)
 
 
-def _shots(pairs: Mapping[str, int], seed: int) -> Iterator[Shot]:
+def _shots(pairs: Mapping[str, int], seed: int, setting: Setting) -> Iterator[Shot]:
     for split, count in pairs.items():
-        regime = REGIMES[split]
+        regime = setting.regimes[split]
         rng = np.random.default_rng([seed, list(REGIMES).index(split)])
         sites = [make_site(rng, regime) for _ in range(regime.sites)]
         edges = np.cumsum(regime.mix) * count  # exact shares, so that a small set has all conditions
@@ -102,14 +106,19 @@ def _shots(pairs: Mapping[str, int], seed: int) -> Iterator[Shot]:
 
 
 def _take(
-    shot: Shot, out: Path, rgb_size: tuple[int, int], thermal_size: tuple[int, int], misregistration: float
+    shot: Shot,
+    out: Path,
+    rgb_size: tuple[int, int],
+    thermal_size: tuple[int, int],
+    misregistration: float,
+    rgb_noise: float,
 ) -> tuple[Truth, tuple[float, float]]:
     rng = np.random.default_rng(shot.seed)
     grid = Grid(rgb_size[0], rgb_size[1], margin=max(2, round(0.06 * rgb_size[0])))
     place = make_background(shot.site, shot.weather, grid)
     movers = populate(rng, shot.site, grid.width / grid.height)
     things = [mover.thing for mover in movers]
-    rgb = expose_rgb(render_rgb(things, place, shot.weather, grid), shot.weather, grid, rng)
+    rgb = expose_rgb(render_rgb(things, place, shot.weather, grid), shot.weather, grid, rng, rgb_noise)
     right, down = (float(v) for v in rng.uniform(-misregistration, misregistration, 2))
     view = view_matrix(grid, thermal_size, (right, down))
     celsius = render_celsius(things, place, shot.weather, grid)
@@ -141,16 +150,21 @@ def _label(
 
 
 def _write_card(
-    out: Path, pairs: Mapping[str, int], ids: list[str], rgb_size: tuple[int, int], thermal_size: tuple[int, int]
+    out: Path,
+    name: str,
+    pairs: Mapping[str, int],
+    ids: list[str],
+    rgb_size: tuple[int, int],
+    thermal_size: tuple[int, int],
 ) -> Path:
-    splits = {name: Split(coco=name) for name in pairs if name != "unlabelled"}
+    splits = {split: Split(coco=split) for split in pairs if split != "unlabelled"}
     if "unlabelled" in pairs:
         listed = [one for one in ids if one.startswith("unlabelled_")]
         (out / "unlabelled.txt").write_text("\n".join(listed) + "\n", encoding="utf-8")
         splits["unlabelled"] = Split(file="unlabelled.txt")
     card = DatasetCard(
         version=1,
-        name="synthetic",
+        name=name,
         rgb="rgb/{id}.jpg",
         thermal="thermal/{id}.png",
         rgb_size=rgb_size,

@@ -17,9 +17,15 @@ EXAMPLE = """examples:
   rgbt data check card.yaml
   rgbt data show card.yaml --augment --out grid.png
   rgbt data synth pairs --pairs train=240,val=60,test=60,unlabelled=120 --video 10
+  rgbt data synth hard --setting hard
 """
 _SHOWN = 30
 """Lines of one kind that are printed; --json has all."""
+_SETTINGS = {
+    "default": "train=240,val=60,test=60,unlabelled=120 in all kinds of light",
+    "hard": "train=48,val=60,test=96,unlabelled=400, mostly night and glare, RGB noisier: to compare recipes",
+}
+"""Setting → what it is; as data.synthetic.settings, which the command line does not load."""
 _SMALLEST, _LARGEST = 32, 8192
 """Edges of generated pictures in pixels."""
 
@@ -68,7 +74,11 @@ def _configure_show(parser: argparse.ArgumentParser) -> None:
 def _configure_synth(parser: argparse.ArgumentParser) -> None:
     edges = ("HEIGHT", "WIDTH")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write; a former one of this kind is replaced")
-    parser.add_argument("--pairs", type=_pairs, default=None, metavar="SPLIT=N,…", help="how many of each split")
+    about = "; ".join(f"{name}: {text}" for name, text in _SETTINGS.items())
+    parser.add_argument("--setting", choices=_SETTINGS, default="default", help=about)
+    parser.add_argument(
+        "--pairs", type=_pairs, metavar="SPLIT=N,…", help="how many of each split (default: by setting)"
+    )
     parser.add_argument("--seed", type=_seed, default=0)
     parser.add_argument("--rgb-size", type=int, nargs=2, default=(160, 192), metavar=edges)
     parser.add_argument("--thermal-size", type=int, nargs=2, default=(128, 160), metavar=edges)
@@ -163,7 +173,7 @@ def run_show(args: argparse.Namespace) -> int:
 
 def run_synth(args: argparse.Namespace) -> int:
     """Generate a data set, and a recording where asked for."""
-    from data.synthetic.dataset import DEFAULT_PAIRS, write_dataset
+    from data.synthetic.dataset import write_dataset
     from data.synthetic.video import write_video
     from fusion.folder import atomic_folder
 
@@ -173,7 +183,7 @@ def run_synth(args: argparse.Namespace) -> int:
         raise DataError(f"sizes {sizes}: expected {_SMALLEST} to {_LARGEST} pixels, and even numbers for RGB")
     # Not card.yaml: 'data init' writes one beside pictures that nobody could generate again.
     with atomic_folder(args.out, marker="truth.json") as folder:
-        write_dataset(folder, args.pairs or DEFAULT_PAIRS, args.seed, *sizes)
+        write_dataset(folder, args.pairs, args.seed, *sizes, setting=args.setting)
         if args.video > 0:
             write_video(folder / "video", args.video, args.seed, *sizes)
     answer = {"card": str(args.out / "card.yaml"), "video": str(args.out / "video") if args.video > 0 else None}

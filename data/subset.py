@@ -1,0 +1,57 @@
+"""Cards with fewer labels, or with a validation split cut from train: made in memory, nothing is written."""
+
+from data.card import SENSORS, UNLABELLED, DatasetCard, Split
+from data.errors import DataError
+
+
+def subset(card: DatasetCard, labels: float) -> DatasetCard:
+    """Keep a share of the training pairs labelled, spread evenly over the split; the others become unlabelled.
+
+    Args:
+        card: With a split ``train``.
+        labels: Share of it that keeps its labels, above 0 and at most 1; at least one pair does.
+
+    Raises:
+        DataError: the share is out of range, or there is no split ``train``.
+    """
+    if not 0 < labels <= 1:
+        raise DataError(f"{card.path}: a share of {labels:g} labels; expected one above 0, at most 1")
+    ids = _train_ids(card)
+    count = max(1, round(labels * len(ids)))
+    kept = [ids[(2 * k + 1) * len(ids) // (2 * count)] for k in range(count)]
+    moved = [one for one in ids if one not in set(kept)]
+    if not moved:
+        return card
+    home = _home(card)
+    rest = card.split_ids(home, card.read_labels()) if home in card.splits else []
+    return _with(card, train=Split(ids=tuple(kept)), **{home: Split(ids=(*rest, *moved))})
+
+
+def holdout(card: DatasetCard, share: float) -> DatasetCard:
+    """Make the last ``share`` of train the split ``val``, in place of the card's own: neighbours stay together.
+
+    Raises:
+        DataError: the share is out of range, or train has too few pairs to be cut.
+    """
+    ids = _train_ids(card)
+    if not 0 < share < 1 or len(ids) < 2:
+        raise DataError(
+            f"{card.path}: a share of {share:g} of {len(ids)} training pairs cannot be held out; expected a share "
+            "between 0 and 1, of two pairs or more"
+        )
+    count = min(max(1, round(share * len(ids))), len(ids) - 1)
+    return _with(card, train=Split(ids=tuple(ids[:-count])), val=Split(ids=tuple(ids[-count:])))
+
+
+def _train_ids(card: DatasetCard) -> list[str]:
+    return [sample.id for sample in card.samples("train")]
+
+
+def _home(card: DatasetCard) -> str:
+    """Name of the unlabelled split that takes pairs of both sensors."""
+    paired = (name for name in card.unlabelled if set(card.splits[name].sensors) == set(SENSORS))
+    return next(paired, f"{UNLABELLED}-pairs" if UNLABELLED in card.splits else UNLABELLED)
+
+
+def _with(card: DatasetCard, **splits: Split) -> DatasetCard:
+    return card.model_copy(update={"splits": card.splits | splits}).at(card.path)
