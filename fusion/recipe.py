@@ -203,6 +203,23 @@ class Recipe(_Section):
         if lacking:
             raise ValueError(f"stage '{stage.name}' pretrains {', '.join(lacking)}, which model.sensors leaves out")
 
+    def scaled(self, share: float) -> Self:
+        """The recipe with ``share`` times the epochs of every stage, and what counts in epochs with them."""
+
+        def epochs(count: int) -> int:
+            return max(1, round(count * share))
+
+        def shorter(stage: Stage) -> Stage:
+            update: dict[str, Any] = {"epochs": epochs(stage.epochs)}
+            if stage.unfreeze is not None:
+                update["unfreeze"] = stage.unfreeze.model_copy(update={"every": epochs(stage.unfreeze.every)})
+            if stage.early_stop is not None:
+                patience = epochs(stage.early_stop.patience)
+                update["early_stop"] = stage.early_stop.model_copy(update={"patience": patience})
+            return stage.model_copy(update=update)
+
+        return self.model_copy(update={"stages": tuple(shorter(stage) for stage in self.stages)})
+
     def sensors_of(self, stage: Stage) -> tuple[Sensor, ...]:
         """The sensors that a stage uses."""
         return stage.sensors or OBJECTIVES[stage.objective].default_sensors or self.model.sensors

@@ -39,6 +39,8 @@ class Request:
     holdout: float = 0.15
     """Share of train that is cut off for validation where the card's val is reported."""
     jobs: int = 1
+    epochs: float = 1.0
+    """Every stage's epochs are multiplied by this."""
 
 
 def plan(request: Request) -> list[Cell]:
@@ -73,6 +75,7 @@ def _require_sane(request: Request) -> None:
         ("--seeds", request.seeds, request.seeds >= 1, "1 or more"),
         ("--jobs", request.jobs, request.jobs >= 1, "1 or more"),
         ("--labels", request.labels, 0 < request.labels <= 1, "a share above 0, at most 1"),
+        ("--epochs", request.epochs, 0 < request.epochs <= 100, "a factor above 0, at most 100"),
         ("--holdout", request.holdout, 0 < request.holdout < 1, "a share between 0 and 1"),
     ):
         if not fits:
@@ -97,7 +100,7 @@ def _load(name: str, text: str, request: Request) -> TrainRecipe:
         recipe, _, field = key.rpartition(":")
         if recipe in ("", name):
             changes.append(f"{field}{equals}{value}")
-    loaded = load_recipe(text, changes)
+    loaded = load_recipe(text, changes).scaled(request.epochs)
     # Fewer labelled pairs, as many passes more: the optimiser steps stay equal.
     update: dict[str, Any] = {"repeat": loaded.repeat * round(1 / request.labels)}
     if request.select is not None:

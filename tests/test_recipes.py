@@ -195,6 +195,6 @@ def test_list_and_show(capsys):
     assert "staged " in capsys.readouterr().out
     assert main(["recipe", "show", "staged"]) == 0
     out = capsys.readouterr().out
-    assert "thermal-pretrain: 10 epochs, autoencode" in out and "frozen  rgb[stem,0,1,2,3]" in out
+    assert "thermal-pretrain: 6 epochs, autoencode" in out and "frozen  rgb[stem,0,1,2,3]" in out
     assert main(["recipe", "show", "staged", "--names"]) == 0
     assert "thermal.blocks.3" in capsys.readouterr().out

@@ -25,6 +25,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--set", action="append", default=[], metavar="K=V", help="change a field of all recipes; RECIPE:K=V of one"
     )
     parser.add_argument(
+        "--epochs", type=float, default=1.0, metavar="FACTOR", help="multiply every stage's epochs by this (default: 1)"
+    )
+    parser.add_argument(
         "--labels", type=float, default=1.0, metavar="SHARE",
         help="keep the labels of this share of train; repeat is raised so that the optimiser steps stay equal",
     )  # fmt: skip
@@ -57,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
         seeds=args.seeds,
         changes=tuple(args.set),
         labels=args.labels,
+        epochs=args.epochs,
         report=args.report,
         select=args.select,
         holdout=args.holdout,
