@@ -1,5 +1,6 @@
 """How long a real run on a card waits for its data."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ from lightning.fabric import Fabric
 from torch.utils.data import DataLoader
 
 from data.card import DatasetCard
-from fusion.model import FusionModel
+from fusion.model import build_model
 from pipelines.loaders import CardLoaders
 from pipelines.recipe_file import TrainRecipe, load_recipe
 from pipelines.train import model_config
@@ -15,7 +16,12 @@ from pipelines.train_bench import Cut, as_loader, fit_once, torch_threads
 
 
 def measure_wait(
-    card: Path, recipe: str, steps: int, threads: int | None = None, accelerator: str = "auto"
+    card: Path,
+    recipe: str,
+    steps: int,
+    threads: int | None = None,
+    accelerator: str = "auto",
+    changes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Train two short epochs of a recipe's last stage on a card, and say how long they waited for data.
 
@@ -23,19 +29,24 @@ def measure_wait(
 
     Args:
         card: The dataset card.
-        recipe: Name or path; its weights are not loaded, since a step costs the same without.
+        recipe: Name or path.
         steps: Most steps of an epoch.
         threads: CPU threads of torch; None: as torch is set.
         accelerator: As Fabric takes it.
+        changes: To the recipe, as ``--set`` takes them.
 
     Returns:
         ``wait_share`` of the second epoch, ``wait_share_first_epoch``, and what was trained, as plain JSON.
+
+    Raises:
+        DataError: card or recipe is wrong.
+        FusionError: the recipe does not fit, or its weights cannot be read.
     """
     loaded = DatasetCard.load(card)
-    short = _last_stage(load_recipe(recipe))
+    short = _last_stage(load_recipe(recipe, changes))
     loaders = _Short(CardLoaders(loaded, short), steps)
     with torch_threads(threads):
-        model = FusionModel(model_config(short, loaded))
+        model, _ = build_model(model_config(short, loaded), short.seed)
         _, first, second = fit_once(model, short, loaders, Fabric(accelerator=accelerator, devices=1))
     return {
         "wait_share": round(second["wait_share"], 4),

@@ -111,6 +111,7 @@ def test_waiting_for_data(synthetic_card, capsys):
     assert main([*words, "--threads", "1", "--data", str(synthetic_card), "--recipe", "demo"]) == 0
     rows = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()[1:])
     assert 0 <= float(rows["wait_share"]) <= 1
+    assert 0 < float(rows["wait_share_first_epoch"]) <= 1
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     train.add_argument("--accelerator", default="auto", choices=("auto", "cpu", "cuda", "mps"))
     train.add_argument("--data", type=Path, metavar="CARD", help="dataset card to wait for, with --recipe")
     train.add_argument("--recipe", metavar="NAME", help="recipe whose batch, workers and last stage are used")
+    train.add_argument("--set", action="append", default=[], metavar="K=V", help="change a field of the recipe")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -60,8 +61,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _misuse(args: argparse.Namespace) -> str | None:
     if not args.train:
-        for name in ("data", "recipe"):
-            if getattr(args, name) is not None:
+        for name in ("data", "recipe", "set"):
+            if getattr(args, name):
                 return f"--{name} is for training; say rgbt bench --train"
         return None if args.bundle else "name a bundle's folder, or say --train"
     if args.bundle or args.live:
@@ -71,6 +72,8 @@ def _misuse(args: argparse.Namespace) -> str | None:
         return f"--train takes one --batch, found {' '.join(map(str, args.batch))}"
     if (args.data is None) != (args.recipe is None):
         return "--data and --recipe go together: a card, and how its pictures are read"
+    if args.set and args.recipe is None:
+        return "--set changes a field of --recipe, which is missing"
     return None
 
 
@@ -80,8 +83,8 @@ def _run_train(args: argparse.Namespace) -> int:
 
     batch = (args.batch or [_BATCH])[0]
     machine = args.threads, args.accelerator
+    waits = measure_wait(args.data, args.recipe, args.steps, *machine, args.set) if args.data else {}
     figures = measure_train(args.arch, (args.size[0], args.size[1]), batch, args.steps, *machine)
-    waits = measure_wait(args.data, args.recipe, args.steps, *machine) if args.data else {}
     answer = {"command": _train_command(args, batch), **figures, **waits}
     print(json.dumps(answer, indent=2) if args.json else "\n".join(_train_table(answer)))
     return 0
@@ -91,18 +94,20 @@ def _train_command(args: argparse.Namespace, batch: int) -> str:
     words = ["rgbt", "bench", "--train", "--arch", args.arch, "--size", *map(str, args.size), "--batch", str(batch)]
     words += ["--steps", str(args.steps), *(["--threads", str(args.threads)] if args.threads else [])]
     words += [] if args.accelerator == "auto" else ["--accelerator", args.accelerator]
-    return shlex.join([*words, *(["--data", str(args.data), "--recipe", args.recipe] if args.data else [])])
+    words += ["--data", str(args.data), "--recipe", args.recipe] if args.data else []
+    return shlex.join([*words, *(word for change in args.set for word in ("--set", change))])
 
 
 def _train_table(answer: dict[str, Any]) -> list[str]:
-    """One line for each figure; nested ones in one line each."""
+    """One line for each figure."""
+    width = max(map(len, answer)) + 2
     lines = [f"$ {answer['command']}"]
     for name, value in answer.items():
         if isinstance(value, dict):
             value = ", ".join(f"{key} {part}" for key, part in value.items())
         elif isinstance(value, list):
             value = " … ".join(map(str, value))
-        lines += [] if name == "command" else [f"{name:<22}{value}"]
+        lines += [] if name == "command" else [f"{name:<{width}}{value}"]
     return lines
 
 
