@@ -182,6 +182,11 @@ class Recipe(_Section):
             raise ValueError(f"two stages have one name: {', '.join(names)}")
         for index, stage in enumerate(self.stages):
             self._require_sensors(stage)
+            if self.model.is_early and not stage.is_task:
+                raise ValueError(
+                    f"stages.{index}.objective: stage '{stage.name}' pretrains a thermal branch, but an early fusion has "
+                    "none"
+                )
             for field, section in (("guard", stage.guard), ("early_stop", stage.early_stop)):
                 known = self.figures(stage)
                 if section is not None and section.metric not in known:
