@@ -12,7 +12,7 @@ from typing import IO, Any, Protocol
 from data.card import DatasetCard
 from data.errors import DataError
 from data.yaml_file import atomic
-from fusion import bootstrap
+from fusion.bootstrap import save as save_records
 from fusion.checkpoint import Row, load_model
 from fusion.errors import FusionError, Stopped
 from pipelines.evaluate import evaluate
@@ -148,7 +148,7 @@ class Cell:
         for row, records in zip(evaluation.rows, evaluation.records, strict=True):
             absent = next((s for s in self.recipe.model.sensors if s not in row.sensors), None)
             name = f"records-without-{absent}.npz" if absent else "records.npz"
-            bootstrap.save(self.folder / name, records)
+            save_records(self.folder / name, records)
             rows.append({"absent": absent, "ap50": row.ap50, "map": row.map, "records": name})
         parameters = sum(p.numel() for p in load_model(self.folder).parameters())
         note = {"digest": self.setting.digest, "parameters": parameters, "rows": rows}

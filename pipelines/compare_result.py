@@ -10,8 +10,9 @@ from typing import Any, Literal
 import torch
 
 from export.bench import machine
-from fusion import bootstrap
 from fusion.bootstrap import Estimate, Resampled
+from fusion.bootstrap import compare as estimate_all
+from fusion.bootstrap import load as load_records
 from pipelines.compare_cells import Cell
 from pipelines.compare_plan import Request
 
@@ -133,11 +134,11 @@ def _lines(by_name: dict[str, list[Cell]]) -> list[Line]:
     for name, cells in by_name.items():
         for cell in cells:
             for row in cell.measured()["rows"]:
-                records = bootstrap.load(cell.folder / row["records"])
+                records = load_records(cell.folder / row["records"])
                 runs.setdefault((name, row["absent"]), []).append(Resampled(records, len(cell.setting.card.classes)))
                 maps.setdefault((name, row["absent"]), []).append(row["map"])
     keys = sorted(runs, key=lambda key: key[1] is not None)  # stable: whole recipes first, in their order
-    found = bootstrap.compare({_row_name(*key): runs[key] for key in keys}, DRAWS)
+    found = estimate_all({_row_name(*key): runs[key] for key in keys}, DRAWS)
     return [_line(key, found[_row_name(*key)], maps[key]) for key in keys]
 
 

@@ -11,8 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any, Self
 
-from fusion import trainer
 from fusion.folder import atomic_folder
+from fusion.trainer import StageStore as NoStore
 from pipelines.recipe_file import TrainRecipe
 
 NOTE = "stage.json"
@@ -54,7 +54,7 @@ def _file_hash(weights: str | None) -> str | None:
     return hashlib.sha256(Path(weights).read_bytes()).hexdigest()
 
 
-class StageStore(trainer.StageStore):
+class StageStore(NoStore):
     """Where one run finds the outcome of stages that another has trained, and leaves its own."""
 
     def __init__(self, folder: Path, keys: Sequence[str], owner: str) -> None:

@@ -60,7 +60,7 @@ def _verdict(result: Comparison) -> str:
     for verdict in ("better", "worse"):
         names = [line.name for line in whole if line.verdict == verdict]
         if names:
-            told += f" Surely {verdict} than {result.base}: {', '.join(names)}."
+            told += f" {verdict.capitalize()} than {result.base}, the interval excludes 0: {', '.join(names)}."
     unsure = [line.name for line in whole if line.verdict is None and line.name != result.base]
     if unsure:
         told += f" Not told apart from {result.base}: {', '.join(unsure)}."
