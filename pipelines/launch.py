@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -35,7 +36,6 @@ LAUNCHERS: dict[str, type[ClusterEnvironment]] = {
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 _PER_NODE = {"torchrun": "LOCAL_WORLD_SIZE", "SLURM": "SLURM_NTASKS_PER_NODE"}
 """Launcher → the variable in which it says how many processes it started on each node."""
-_PATIENCE_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -170,10 +170,19 @@ def end_processes(fabric: Fabric, failed: bool) -> None:
     """Wait for the processes that this one started; after a failure they are killed, for they may wait for ever."""
     started: list[subprocess.Popen[bytes]] = getattr(fabric.strategy.launcher, "procs", [])
     for process in started:
-        if failed:
-            process.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_PATIENCE_S)
+        if failed and process.poll() is None:
+            _kill(process)
+        process.wait()
+
+
+def _kill(process: "subprocess.Popen[bytes]") -> None:
+    """Kill a process after its workers: each would have much to say about the other's death."""
+    process.send_signal(signal.SIGSTOP)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")  # Linux; elsewhere the workers find out
+    for worker in children.read_text().split() if children.exists() else ():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(worker), signal.SIGKILL)
+    process.kill()
 
 
 def lost_partner(error: RuntimeError) -> bool:

@@ -82,6 +82,8 @@ def _start_worker(prepare: Callable[[int], None] | None, worker: int) -> None:
 
 def _end_workers() -> None:
     """Python asks daemons by SIGTERM to end, and would wait for ever for one that ignores it."""
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler takes a killed worker for a failure
     for process in multiprocessing.active_children():
         if process.daemon:
             process.kill()

@@ -155,6 +155,8 @@ def _running(fabric: Fabric, loggers: Sequence[Logger]) -> Iterator[None]:
         raise DataError(str(error).strip().splitlines()[-1].removeprefix("data.errors.DataError: ")) from None
     except RuntimeError as error:
         if fabric.world_size > 1 and lost_partner(error):
+            if not fabric.is_global_zero:
+                raise SystemExit(1) from None  # the first one says what there is to say
             raise DataError("another process of this run has ended; its own line says why") from None
         raise
     finally:

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -47,6 +48,8 @@ stages:
     epochs: 2
     groups: [{match: "thermal.blocks.-1", lr: 1.0e-4, norm: frozen}, {match: "blend.*|head", lr: 1.0e-3}]
 """
+two_cores = pytest.mark.skipif(launch.cores() < 2, reason="two processes need two cores")
+"""Of tests that start two processes, which load torch: each takes 6 to 10 s on two free cores."""
 
 
 @pytest.fixture(autouse=True)
@@ -155,12 +158,16 @@ def test_more_devices_than_there_are_is_one_line_of_the_command(small, synthetic
     assert error.count("\n") == 1 and not (tmp_path / "run").exists()
 
 
+def settings():
+    """No launcher; several processes share this machine's cores, so each takes one thread."""
+    kept = {name: value for name, value in os.environ.items() if name not in (*LAUNCHED, *TORCHRUN, *SLURM)}
+    return kept | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HOME)}
+
+
 def in_processes(command, arguments, **more):
-    """Run a command of its own; several processes share this machine's cores, so each takes one thread."""
-    settings = {name: value for name, value in os.environ.items() if name not in (*LAUNCHED, *TORCHRUN, *SLURM)}
-    settings |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HOME), "TOKENIZERS_PARALLELISM": "false"}
+    """Run a command in a process of its own, which may start others."""
     return subprocess.run(
-        [*command, *arguments], cwd=HOME, env=settings, capture_output=True, text=True, check=False, **more
+        [*command, *arguments], cwd=HOME, env=settings(), capture_output=True, text=True, check=False, **more
     )
 
 
@@ -181,7 +188,6 @@ def one_process(synthetic_card, tmp_path_factory):
     return folder / "run"
 
 
-# Each starts two processes that load torch: about 25 s on two free cores.
 LAUNCHES = {
     "python -m": [sys.executable, "-m", "pipelines.cli"],
     "console script": [str(Path(sys.executable).parent / "rgbt")],
@@ -191,7 +197,7 @@ LAUNCHES = {
 }  # fmt: skip
 
 
-@pytest.mark.skipif(launch.cores() < 2, reason="two processes need two cores")
+@two_cores
 @pytest.mark.parametrize("way", list(LAUNCHES))
 def test_two_processes_train_as_one_does_and_one_of_them_talks(way, one_process, small, synthetic_card, tmp_path):
     asked = [] if way == "torchrun" else ["--devices", "2"]
@@ -264,36 +270,68 @@ def test_workers_that_ignore_signals_do_not_keep_a_process_from_ending():
     assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr
 
 
-STOPPED_BY = """
-import os, sys
-from fusion import trainer, stage_run
+STOPPED_BY_CTRL_C = """
+import os, signal, sys
+from fusion.stage_run import StageRun
 from pipelines.cli import main
-number, step = int(sys.argv[1]), stage_run.StageRun._show
-seen = []
-def show(self, found, index):
-    seen.append(index)
+show, seen = StageRun._show, []
+def counted(self, found, number):
+    seen.append(number)
     if len(seen) == 5:
-        os.kill(os.getpid(), number)
-    step(self, found, index)
-stage_run.StageRun._show = show
-sys.exit(main(sys.argv[2:]))
+        os.kill(os.getpid(), signal.SIGINT)
+    show(self, found, number)
+StageRun._show = counted
+sys.exit(main(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_stopped_run_says_how_to_go_on_and_ends_as_if_never_stopped(
-    number, code, one_process, small, synthetic_card, tmp_path, capsys
-):
+def go_on(error):
+    """The words of the command that a stopped run names."""
+    lines = [line for line in error.splitlines() if "go on with: " in line]
+    assert len(lines) == 1 and lines[0].startswith("rgbt: stopped and saved (stage '"), error
+    return shlex.split(lines[0].partition("go on with: ")[2])
+
+
+def test_a_stopped_run_says_how_to_go_on_and_ends_as_if_never_stopped(one_process, small, synthetic_card, tmp_path):
     call = arguments(small, synthetic_card, tmp_path / "run")
-    done = in_processes([sys.executable, "-c", STOPPED_BY], [str(int(number)), *call])
-    assert done.returncode == code, done.stderr
-    said = next(line for line in done.stderr.splitlines() if "go on with: " in line)
-    command = shlex.split(said.partition("go on with: ")[2])
-    assert command == ["rgbt", *call[:-2], "--accelerator", "cpu", "--resume"]
+    done = in_processes([sys.executable, "-c", STOPPED_BY_CTRL_C], call)
+    assert done.returncode == 130, done.stderr
+    command = go_on(done.stderr)
+    assert command == ["rgbt", *call, "--resume"]
     assert not (tmp_path / "run" / "history.json").exists()
     done = in_processes([sys.executable, "-m", "pipelines.cli"], command[1:])
     assert done.returncode == 0, done.stderr
     assert losses(tmp_path / "run") == losses(one_process)
-    logs = [run / "logs" / "metrics.csv" for run in (tmp_path / "run", one_process)]
-    stopped, whole = ([(r["step"], r["epoch/val_loss"]) for r in csv.DictReader(p.open())] for p in logs)
-    assert stopped == whole
+    stopped, whole = (read_log(run) for run in (tmp_path / "run", one_process))
+    assert stopped == whole and len(whole) == 5  # two entries and three epochs
+
+
+def read_log(run):
+    """Step and validation loss of each row; what a clock measured differs."""
+    with (run / "logs" / "metrics.csv").open() as file:
+        return [(row["step"], row["epoch/val_loss"]) for row in csv.DictReader(file)]
+
+
+@two_cores
+def test_sigterm_to_one_of_two_processes_stops_both(small, synthetic_card, tmp_path):
+    call = arguments(small, synthetic_card, tmp_path / "run", "--set", "stages.1.epochs=900", "--devices", "2")
+    command = [sys.executable, "-m", "pipelines.cli", *call]
+    with subprocess.Popen(command, cwd=HOME, env=settings(), stderr=subprocess.PIPE, text=True) as process:
+        next(line for line in process.stderr if "epoch 2/900" in line)
+        process.send_signal(signal.SIGTERM)
+        _, error = process.communicate()
+    assert process.returncode == 143, error
+    assert go_on(error)[-3:] == ["--devices", "2", "--resume"]
+    assert (tmp_path / "run" / "checkpoints").exists()
+
+
+@two_cores
+def test_a_picture_that_one_process_cannot_read_ends_both_with_one_line(small, synthetic_card, tmp_path):
+    damaged = tmp_path / "damaged"
+    shutil.copytree(synthetic_card.parent, damaged)
+    os.truncate(sorted((damaged / "thermal").glob("train*"))[0], 300)
+    call = arguments(small, damaged / synthetic_card.name, tmp_path / "run", "--devices", "2")
+    done = in_processes([sys.executable, "-m", "pipelines.cli"], call)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(f"rgbt: error: {damaged}") and "truncated" in done.stderr
+    assert "Traceback" not in done.stderr

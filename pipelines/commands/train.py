@@ -43,11 +43,11 @@ def run(args: argparse.Namespace) -> int:
     from fusion.errors import Stopped
     from pipelines.launch import find_processes
     from pipelines.recipe_file import load_recipe
-    from pipelines.run_report import report_run
     from pipelines.stopping import StopSignal
     from pipelines.train import train
 
-    leads = find_processes(args.devices, args.nodes).leads
+    processes = find_processes(args.devices, args.nodes)
+    leads = processes.leads
     recipe = load_recipe(args.recipe, args.set)
     card = DatasetCard.load(args.data)
     with StopSignal(talks=leads) as stop:
@@ -58,18 +58,23 @@ def run(args: argparse.Namespace) -> int:
             )  # fmt: skip
         except Stopped as moment:
             # A process that another one started must not end as if it had failed.
-            return _say_how_to_go_on(args, f"stopped and saved ({moment})", stop.exit_code) if leads else 0
+            what, code = f"stopped and saved ({moment})", stop.exit_code if leads else 0
         except KeyboardInterrupt:
-            return _say_how_to_go_on(args, "interrupted; no finished epoch is lost", 130) if leads else 130
+            what, code = "interrupted; no finished epoch is lost", 130
+        else:
+            return _report(args) if leads else 0
     if leads:
-        report = report_run(args.out, None)
-        print(f"run    {args.out}\nreport {report}\nnext: rgbt evaluate {args.out} --data {args.data}")
-    return 0
-
-
-def _say_how_to_go_on(args: argparse.Namespace, what: str, code: int) -> int:
-    print(f"\nrgbt: {what}; go on with: {_again(args)}", file=sys.stderr)
+        by = f", by {processes.launcher} as before," if processes.launcher else ""
+        print(f"\nrgbt: {what}; go on{by} with: {_again(args)}", file=sys.stderr)
     return code
+
+
+def _report(args: argparse.Namespace) -> int:
+    from pipelines.run_report import report_run
+
+    report = report_run(args.out, None)
+    print(f"run    {args.out}\nreport {report}\nnext: rgbt evaluate {args.out} --data {args.data}")
+    return 0
 
 
 def _again(args: argparse.Namespace) -> str:
