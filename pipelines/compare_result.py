@@ -205,7 +205,7 @@ def _selection(cell: Cell) -> str:
     """Which pictures chose what."""
     recipe, validation = cell.recipe, cell.setting.validation
     epoch = "the last epoch of each stage" if recipe.select == "last" else f"each stage's best epoch on {validation}"
-    if any(stage.ema for stage in recipe.stages):
+    if any(recipe.ema_of(stage) for stage in recipe.stages):
         epoch += ", as a moving average of the weights"
     watchers = [
         ("the guard", any(stage.guard for stage in recipe.stages)),

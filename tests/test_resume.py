@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import random
 import shutil
 import signal
 from pathlib import Path
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 
 from data.card import DatasetCard, Split
 from data.errors import DataError
-from fusion import trainer
+from fusion import learner
 from fusion.checkpoint import Checkpoints, load_model
 from fusion.errors import FusionError
 from fusion.model import FusionModel
@@ -22,7 +23,7 @@ from pipelines.recipe_file import load_recipe
 from pipelines.train import train
 
 RECIPE = """
-about: small, with every kind of stage
+about: small, with every kind of stage, a rollback among them
 model:
   size: [64, 96]
   rgb: {arch: test_resnet, weights: null}
@@ -31,13 +32,20 @@ model:
 batch: 4
 stages:
   - {name: rgb-task, sensors: [rgb], epochs: 2, groups: [{match: "rgb.*|head", lr: 2.0e-3}]}
-  - {name: pretrain, objective: autoencode, epochs: 2, groups: [{match: "thermal.*|objective", lr: 2.0e-3}]}
+  - {name: pretrain, objective: masked, epochs: 2, groups: [{match: "thermal.*|objective", lr: 2.0e-3}]}
   - name: all
-    epochs: 2
+    epochs: 4
     modality_dropout: 0.4
-    groups: [{match: "rgb.*", lr: 1.0e-3, layer_decay: 0.7}, {match: "*", lr: 2.0e-3}]
+    schedule: {kind: onecycle}
+    accumulate: 2
+    ema: 0.6
+    groups: [{match: "rgb.*", lr: 1.0e-3, layer_decay: 0.7, l2_sp: 0.1}, {match: "blend.*|head", lr: 0.1}]
+    unfreeze: {branch: thermal, every: 1, lr: 2.0e-3}
+    guard: {metric: val_loss, tolerance: 0, lr_factor: 0.1}
 """
+LONG = ["stages.rgb-task.epochs=4", "stages.pretrain.epochs=3", "stages.all.epochs=8"]
 STEPS = 3  # of a labelled epoch: 12 pairs in batches of 4
+THERMAL = 4  # of an epoch of all thermal pictures: 18
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +74,7 @@ def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def train_until(recipe_path, card, out, workers, resume, event, count):
+def train_until(recipe_path, card, out, workers, resume, event, count, changes=()):
     """Train, and die of SIGKILL when ``event`` happens for the ``count``-th time: step, saving, saved, or never."""
     torch.set_num_threads(1)
     multiprocessing.set_start_method("fork", force=True)  # so that workers notice when their parent is killed
@@ -77,7 +85,7 @@ def train_until(recipe_path, card, out, workers, resume, event, count):
         if name == event and seen[name] == count:
             die()
 
-    step, save, write_bytes = trainer.Trainer._step, Checkpoints.save, Path.write_bytes
+    step, save, write_bytes = learner.Learner.step, Checkpoints.save, Path.write_bytes
 
     def counted_step(self, *arguments):
         happens("step")
@@ -93,15 +101,15 @@ def train_until(recipe_path, card, out, workers, resume, event, count):
             happens("saving")
         return write_bytes(self, content)
 
-    trainer.Trainer._step, Checkpoints.save, Path.write_bytes = counted_step, counted_save, half_written
-    recipe = load_recipe(str(recipe_path), [f"workers={workers}"])
+    learner.Learner.step, Checkpoints.save, Path.write_bytes = counted_step, counted_save, half_written
+    recipe = load_recipe(str(recipe_path), [f"workers={workers}", *changes])
     train(recipe, "small", DatasetCard.load(card), out, resume=resume, accelerator="cpu")
 
 
 def outcome(run):
     """Weights, and the history without what a clock measured."""
     history = json.loads((run / "history.json").read_text())
-    timed = ("seconds", "pairs_per_s")
+    timed = ("seconds", "pairs_per_s", "wait_share")
     return load_file(run / "model" / "weights.safetensors"), [
         {k: v for k, v in r.items() if k not in timed} for r in history
     ]
@@ -114,7 +122,7 @@ def uninterrupted(recipe_path, synthetic_card, spawn, tmp_path_factory):
     return outcome(run)
 
 
-# Checkpoints are saved at each stage's entry and after each epoch: 1 2 3 | 4 5 6 | 7 8 9.
+# Checkpoints are saved at each stage's entry and after each epoch: 1 2 3 | 4 5 6 | 7 8 9 10 11.
 MOMENTS = {
     "while the first checkpoint is written": ("saving", 1),
     "at the first stage's entry": ("saved", 1),
@@ -124,9 +132,10 @@ MOMENTS = {
     "before a stage boundary": ("step", 2 * STEPS),
     "at a stage boundary": ("saved", 3),
     "after a stage boundary": ("saved", 4),
-    "inside a pretraining epoch": ("step", 2 * STEPS + 7),
-    "in the last epoch": ("step", 2 * STEPS + 2 * 5 + STEPS + 1),
-    "after the last epoch": ("saved", 9),
+    "inside a pretraining epoch": ("step", 2 * STEPS + THERMAL + 2),
+    "in an epoch after a block has opened": ("step", 2 * STEPS + 2 * THERMAL + STEPS + 2),
+    "in the last epoch": ("step", 2 * STEPS + 2 * THERMAL + 3 * STEPS + 2),
+    "after the last epoch": ("saved", 11),
 }
 
 
@@ -146,6 +155,27 @@ def test_a_killed_run_resumes_to_the_same_bits(
     expected, expected_history = uninterrupted
     assert weights.keys() == expected.keys()
     assert all(torch.equal(weights[name], expected[name]) for name in weights)
+    assert history == expected_history
+
+
+def test_the_run_that_is_killed_goes_through_a_rollback(uninterrupted):
+    _, history = uninterrupted
+    assert any("rolled_back" in row for row in history)
+    assert any("rolled_back" not in row for row in history if row["stage"] == "all" and row["epoch"])
+
+
+def test_a_run_killed_at_twenty_random_moments_ends_in_the_same_bits(recipe_path, synthetic_card, spawn, tmp_path):
+    assert spawn(recipe_path, synthetic_card, tmp_path / "whole", 0, False, "never", 0, LONG) == 0
+    draw, run, kills = random.Random(0), tmp_path / "run", 0
+    while kills < 20:
+        event, count = draw.choice([("step", draw.randint(1, 5)), ("saving", 1), ("saved", 1)])
+        started = (run / "recipe.yaml").exists()
+        assert spawn(recipe_path, synthetic_card, run, 0, started, event, count, LONG) == -signal.SIGKILL
+        kills += 1
+        assert all((folder / "state.json").exists() for folder in (run / "checkpoints").glob("s*"))  # each one whole
+    assert spawn(recipe_path, synthetic_card, run, 0, True, "never", 0, LONG) == 0
+    (weights, history), (expected, expected_history) = outcome(run), outcome(tmp_path / "whole")
+    assert all(torch.equal(weights[name], expected[name]) for name in expected) and len(weights) == len(expected)
     assert history == expected_history
 
 

@@ -145,7 +145,7 @@ def spans(history: Iterable[Row], recipe: Recipe) -> list[Span]:
         rows = tuple(group)
         if rows[-1]["epoch"]:
             start = found[-1].end if found else 0
-            stage = stages[name]
+            stage = stages[name].model_copy(update={"schedule": recipe.schedule_of(stages[name])})
             sensors = recipe.sensors_of(stage)
             found.append(Span(len(found) + 1, stage, sensors, metric, start, rows, _handed_on(rows, recipe)))
     return found
