@@ -95,7 +95,8 @@ def ids(card, split):
 
 
 @pytest.mark.parametrize(
-    ("labels", "kept"), [(0.25, [2, 6, 10]), (0.5, [1, 3, 5, 7, 9, 11]), (0.01, [6]), (2 / 3, [0, 2, 3, 5, 6, 8, 9, 11])]
+    ("labels", "kept"),
+    [(0.25, [2, 6, 10]), (0.5, [1, 3, 5, 7, 9, 11]), (0.01, [6]), (2 / 3, [0, 2, 3, 5, 6, 8, 9, 11])],
 )
 def test_a_subset_keeps_labels_evenly_and_loses_no_picture(synthetic_card, labels, kept):
     card = DatasetCard.load(synthetic_card)
