@@ -36,6 +36,7 @@ LAUNCHERS: dict[str, type[ClusterEnvironment]] = {
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 _PER_NODE = {"torchrun": "LOCAL_WORLD_SIZE", "SLURM": "SLURM_NTASKS_PER_NODE"}
 """Launcher → the variable in which it says how many processes it started on each node."""
+_PATIENCE_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -168,11 +169,24 @@ def _require_own_program(processes: Processes) -> None:
 
 def end_processes(fabric: Fabric, failed: bool) -> None:
     """Wait for the processes that this one started; after a failure they are killed, for they may wait for ever."""
-    started: list[subprocess.Popen[bytes]] = getattr(fabric.strategy.launcher, "procs", [])
-    for process in started:
+    for process in _started(fabric):
         if failed and process.poll() is None:
             _kill(process)
         process.wait()
+
+
+def failed_process(fabric: Fabric) -> bool:
+    """Whether a process that this one started ended by itself as failed; one that is about to end is waited for."""
+    codes = []
+    for process in _started(fabric):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            codes.append(process.wait(_PATIENCE_S))
+    return any(code > 0 for code in codes)
+
+
+def _started(fabric: Fabric) -> "list[subprocess.Popen[bytes]]":
+    started: list[subprocess.Popen[bytes]] = getattr(fabric.strategy.launcher, "procs", [])
+    return started
 
 
 def _kill(process: "subprocess.Popen[bytes]") -> None:

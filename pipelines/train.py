@@ -22,7 +22,7 @@ from fusion.model import FusionModel, ModelConfig, build_model
 from fusion.plan import plan_stages
 from fusion.stage_table import count_parameters, table
 from fusion.trainer import StageStore, Trainer
-from pipelines.launch import Processes, end_processes, find_processes, lost_partner, make_fabric
+from pipelines.launch import Processes, end_processes, failed_process, find_processes, lost_partner, make_fabric
 from pipelines.loaders import CardLoaders
 from pipelines.loggers import DEFAULT, make_loggers
 from pipelines.recipe_file import TrainRecipe, dump_recipe
@@ -155,8 +155,8 @@ def _running(fabric: Fabric, loggers: Sequence[Logger]) -> Iterator[None]:
         raise DataError(str(error).strip().splitlines()[-1].removeprefix("data.errors.DataError: ")) from None
     except RuntimeError as error:
         if fabric.world_size > 1 and lost_partner(error):
-            if not fabric.is_global_zero:
-                raise SystemExit(1) from None  # the first one says what there is to say
+            if not fabric.is_global_zero or failed_process(fabric):
+                raise SystemExit(1) from None  # the one that failed has said why
             raise DataError("another process of this run has ended; its own line says why") from None
         raise
     finally:
