@@ -121,18 +121,23 @@ class StageRun:
             found = self._validate()
         except NonFinite as fault:
             self._end_epoch()
-            gone_back = sum("rolled_back" in row for row in self._rows())
-            at_most = (self.stage.guard or _NO_GUARD).at_most
-            if gone_back >= at_most:
+            if self._is_hopeless():
                 raise FusionError(
-                    f"{fault}; going back {gone_back} times with lower rates did not help, and nothing of it was "
-                    "saved; lower the stage's lr, or look at these samples with rgbt data show"
+                    f"{fault}; going back with lower rates did not help, and nothing of it was saved; lower the stage's "
+                    "lr, or look at these samples with rgbt data show"
                 ) from None
             epoch, slower = self.state.best_epoch, (self.stage.guard or _NO_GUARD).lr_factor
             self._go_back({}, f"{fault}; back to epoch {epoch} with rates × {slower:g}", epoch)
             return
         self._end_epoch()
         self._judge(trained | found.row, found)
+
+    def _is_hopeless(self) -> bool:
+        """Whether going back once more is pointless: it was done often enough, or no epoch is left and none was good."""
+        epochs = self._rows()[1:]
+        gone_back = sum("rolled_back" in row for row in epochs)
+        at_most = (self.stage.guard or _NO_GUARD).at_most
+        return gone_back >= at_most or gone_back == len(epochs) == self.stage.epochs - 1
 
     def _end_epoch(self) -> None:
         self.state.epoch += 1

@@ -183,8 +183,9 @@ def test_what_is_kept_and_that_a_finished_run_loads(recipe_path, synthetic_card,
     run = tmp_path / "run"
     assert spawn(recipe_path, synthetic_card, run, 0, False, "never", 0) == 0
     kept = {path.name for path in (run / "checkpoints").iterdir()}
-    assert {"s00-e002", "s01-e002", "s02-e001", "s02-e002"} <= kept  # each stage's end, and the last two
-    assert len(kept) <= 6
+    assert {"s00-e002", "s01-e002", "s02-e003", "s02-e004"} <= kept  # each stage's end, and the last two
+    assert "s02-e000" in kept  # what l2_sp pulls towards
+    assert len(kept) <= 7
     model = load_model(run)
     assert not model.training and model.config.classes
 
@@ -301,7 +302,7 @@ def test_a_missing_picture_is_told_before_anything_is_written(recipe_path, synth
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_a_number_that_is_none_never_reaches_a_weight(what, recipe_path, synthetic_card, tmp_path, capsys, monkeypatch):
-    """A loss of NaN, and a finite loss with a gradient that is not, stop the run before the step."""
+    """A loss of NaN, and a finite loss with a gradient that is not, are caught before the step; then the run ends."""
 
     class Spoil(torch.autograd.Function):
         @staticmethod
@@ -323,7 +324,7 @@ def test_a_number_that_is_none_never_reaches_a_weight(what, recipe_path, synthet
     call = ["train", str(recipe_path), "--data", str(synthetic_card), "--out", str(run), "--accelerator", "cpu"]
     assert main([*call, "--set", "workers=0"]) == 1
     error = one_line(capsys)
-    assert "stage 'rgb-task', step 0" in error and "on samples" in error
-    assert [p.name for p in (run / "checkpoints").iterdir()] == ["s00-e000"]
-    entry = load_file(run / "checkpoints" / "s00-e000" / "model.safetensors")
+    assert f"stage 'rgb-task', step {STEPS + 1}: the {what}" in error and "on samples" in error
+    entry, again = (load_file(run / "checkpoints" / f"s00-e00{i}" / "model.safetensors") for i in (0, 1))
     assert all(torch.isfinite(tensor).all() for tensor in entry.values())
+    assert all(torch.equal(entry[name], again[name]) for name in entry)

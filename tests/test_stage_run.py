@@ -129,7 +129,7 @@ def test_a_rate_that_blows_up_is_rolled_back_until_it_learns(tmp_path):
 def test_a_run_that_keeps_blowing_up_says_where_and_saves_nothing_of_it(tmp_path):
     wild = stage("wild", 9, [{"match": "*", "lr": 1e30}], clip=1e30, optimiser={"kind": "sgd", "momentum": 0.0,
                  "nesterov": False})  # fmt: skip
-    with pytest.raises(FusionError, match=r"stage 'wild', step \d+: the .* on samples p\d.* 3 times") as caught:
+    with pytest.raises(FusionError, match=r"stage 'wild', step \d+: the .* on samples p\d.* did not help") as caught:
         fit(recipe_of(RGB_TASK, wild), tmp_path / "run")
     assert "\n" not in str(caught.value)
     for path in (tmp_path / "run" / "checkpoints").rglob("*.safetensors"):
