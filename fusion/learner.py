@@ -46,7 +46,8 @@ class Learner:
     @property
     def judged(self) -> nn.Module:
         """The objective whose weights are validated and handed on: the moving average where there is one."""
-        return self.objective if self.average is None else self.average.module
+        judged: nn.Module = self.objective if self.average is None else self.average.module
+        return judged
 
     def open(self, epoch: int) -> None:
         """Prepare for an epoch (from 0) of the stage: what trains then gets gradients, an optimiser, its moments.

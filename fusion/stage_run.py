@@ -133,7 +133,7 @@ class StageRun:
         self._judge(trained | found.row, found)
 
     def _is_hopeless(self) -> bool:
-        """Whether going back once more is pointless: it was done often enough, or no epoch is left and none was good."""
+        """Whether going back once more is pointless: done often enough, or no epoch is left and none was good."""
         epochs = self._rows()[1:]
         gone_back = sum("rolled_back" in row for row in epochs)
         at_most = (self.stage.guard or _NO_GUARD).at_most
@@ -250,11 +250,11 @@ class StageRun:
                 state.best_epoch, state.best_value = state.epoch, worth
         row |= {"frozen": sorted(self.plan.frozen(max(0, state.epoch - 1))), "best": state.best_epoch == state.epoch}
         state.history.append(row)
-        self._save()
-        self.context.say(epoch_line(row, self.stage.epochs))
-        if self.fabric.loggers:
+        if self.fabric.loggers:  # before it is saved: told again after a kill in between, but never lost
             numbers = {k: v for k, v in row.items() if isinstance(v, float)}
             self._log({f"epoch/{name}": value for name, value in numbers.items()}, state.epoch * self.per_epoch)
+        self._save()
+        self.context.say(epoch_line(row, self.stage.epochs))
 
     def _worth(self, row: Row) -> tuple[float, float]:
         """What makes an epoch the best: the head's metric where the stage has the task, then the loss."""

@@ -1,6 +1,6 @@
 """The loop: plan → stage → epoch → step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,10 @@ from torch import nn
 from tqdm import tqdm
 
 from fusion.checkpoint import Checkpoints, Row, State, load_stage, save_model, save_stage
+from fusion.encoders import norm_layers
 from fusion.errors import FusionError
 from fusion.model import FusionModel
-from fusion.plan import plan_stages
+from fusion.plan import StagePlan, plan_stages
 from fusion.recipe import Recipe
 from fusion.stage_run import Context, Loaders, StageRun
 
@@ -49,7 +50,7 @@ class Trainer:
                 model.require_width(recipe.sensors_of(stage), stage.objective)
             except FusionError as error:
                 raise FusionError(f"stages.{index}.sensors: {error}") from None
-        self.model = _synchronised(model, fabric, say)
+        self.model = _synchronised(model, self.plans, fabric, say)
         # A fifth faster on the CPU (mobilenetv4, 256×256, 2026-11-21); torch's stubs do not know the keyword.
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.context = Context(recipe, loaders, run, fabric, say, stop, Checkpoints(run), tqdm(disable=True))
@@ -107,15 +108,25 @@ class Trainer:
         return offsets
 
 
-def _synchronised(model: FusionModel, fabric: Fabric, say: Callable[[str], None]) -> FusionModel:
+def _synchronised(
+    model: FusionModel, plans: Iterable[StagePlan], fabric: Fabric, say: Callable[[str], None]
+) -> FusionModel:
     """Batch-norms that train take their statistics over all devices; on the CPU torch cannot, and we say so."""
-    if fabric.world_size == 1 or not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
+    if fabric.world_size == 1 or not any(_trains_batch_norm(model, plan) for plan in plans):
         return model
     if fabric.device.type == "cuda":
-        synchronised: FusionModel = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        synchronised: FusionModel = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
         return synchronised
     say(
         "warning  batch-norms that train see only their own process's share of a batch (torch has no SyncBatchNorm on "
         "the CPU); frozen norms and head.norm: group do not"
     )
     return model
+
+
+def _trains_batch_norm(model: FusionModel, plan: StagePlan) -> bool:
+    if not plan.stage.is_task:
+        return True  # decoders and projectors have their own
+    modules = model.named_blocks()
+    moving = [block.name for block in plan.blocks if block.norm == "train" and block.group is not None]
+    return any(True for name in moving for _ in norm_layers(modules[name]))

@@ -130,7 +130,8 @@ class Cell:
             try:
                 if not self.trained:
                     resume = (self.folder / RECIPE).exists()
-                    train(self.recipe, self.name, self.setting.card, self.folder, resume, stop=stop, store=self.store)
+                    where = (self.setting.card, self.folder, resume)
+                    train(self.recipe, self.name, *where, loggers=("none",), stop=stop, store=self.store)
                 if stop():
                     raise Stopped
                 self._measure()

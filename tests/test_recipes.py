@@ -100,6 +100,32 @@ BROKEN = {
     "a sensor twice": (change(model__sensors=["rgb", "rgb"]), "expected rgb, thermal or both"),
     "too many epochs": (change(stages__0__epochs=1000), "stages.0.epochs"),
     "two of a name": (change(stages__1__name="rgb-task"), "two stages have one name"),
+    "metric that is not there": (
+        change(stages__4__guard={"metric": "miou"}),
+        "stages.4.guard.metric: stage 'unfreeze' has no figure 'miou'; one of val_loss, ap50, map, ap50_rgb",
+    ),
+    "metric of a stage without labels": (
+        change(stages__0__early_stop={"metric": "ap50"}),
+        "stages.0.early_stop.metric: stage 'thermal-pretrain' has no figure 'ap50'; one of val_loss",
+    ),
+    "a batch that does not split": (change(stages__1__accumulate=3), "stages.1.accumulate: a batch of 8"),
+    "early fusion that pretrains": (change(model__blend={"kind": "early"}), "stages.0.objective: stage"),
+    "auto without a task": (change(stages__0__unfreeze="auto"), "needs objective: task"),
+    "optimiser's constant of another": (change(optimiser={"kind": "adamw", "momentum": 0.9}), "momentum"),
+    "unknown optimiser": (change(optimiser={"kind": "lion"}), "optimiser"),
+    "unknown schedule": (change(schedule={"kind": "steps"}), "unknown schedule 'steps'; one of constant, cosine"),
+    "a stage that trains nothing": (
+        change(stages__2__groups=[{"match": "thermal.*", "lr": 1e-3}]),
+        "stages.2.groups.0.match: stage 'rgb-task' would train nothing",
+    ),
+    "a decoder left unmatched": (
+        change(stages__0__groups=[{"match": "thermal.*", "lr": 1e-3}]),
+        "stages.0.groups: stage 'thermal-pretrain': no group matches 'objective'",
+    ),
+    "distilling from what it trains": (
+        change(stages__0__objective="distill", stages__0__groups=[{"match": "*", "lr": 1e-3}]),
+        "stages.0.groups: stage 'thermal-pretrain' distils from the RGB branch, which must stay frozen",
+    ),
     "weights unsaid": (lambda recipe: recipe["model"]["rgb"].pop("weights"), "'model.rgb.weights' is missing"),
 }
 
@@ -198,3 +224,36 @@ def test_list_and_show(capsys):
     assert "thermal-pretrain: 6 epochs, autoencode" in out and "frozen  rgb[stem,0,1,2,3]" in out
     assert main(["recipe", "show", "staged", "--names"]) == 0
     assert "thermal.blocks.3" in capsys.readouterr().out
+
+
+def test_a_variant_changes_its_parents_stages_by_name(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("extends: staged\nabout: x\nstages:\n  fuse: null\n  unfreeze: {epochs: 3, guard: null}\n")
+    recipe = load_recipe(str(path))
+    assert [stage.name for stage in recipe.stages] == ["thermal-pretrain", "thermal-task", "rgb-task", "unfreeze"]
+    assert (recipe.stages[-1].epochs, recipe.stages[-1].guard) == (3, None)
+    assert recipe.stages[-1].groups == load_recipe("staged").stages[-1].groups
+
+
+def test_a_stage_that_the_parent_lacks_is_refused_with_its_line(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("extends: staged\nabout: x\nstages:\n  fuze: {epochs: 3}\n")
+    with pytest.raises(DataError, match=r"mine\.yaml:4: stages\.fuze: the parent has no such stage; it has thermal"):
+        load_recipe(str(path))
+
+
+def test_a_fault_in_a_changed_stage_is_told_with_its_own_line(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("extends: staged\nabout: x\nstages:\n  thermal-pretrain: null\n  fuse:\n    epochs: 0\n")
+    with pytest.raises(DataError, match=r"mine\.yaml:6: .*stages\.2\.epochs"):
+        load_recipe(str(path))
+
+
+def test_changes_reach_a_stage_by_its_name():
+    assert load_recipe("staged", ["stages.unfreeze.epochs=7"]).stages[-1].epochs == 7
+
+
+def test_a_recipe_is_scaled_with_all_that_counts_in_epochs():
+    whole, half = load_recipe("staged"), load_recipe("staged").scaled(0.5)
+    assert [stage.epochs for stage in half.stages] == [3, 5, 4, 2, 9]
+    assert (whole.stages[-1].unfreeze.every, half.stages[-1].unfreeze.every) == (2, 1)

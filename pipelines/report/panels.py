@@ -131,7 +131,7 @@ def rate_panel(axes: Axes, stages: Sequence[Span], parts: Sequence[str], form: F
 
 def _course(span: Span, part: str, samples: int) -> tuple[list[float], list[float], list[float]]:
     """Places, and the rates of the deepest and shallowest block that train: what the trainer set, drawn finely."""
-    schedule, total = span.stage.schedule, 1000 * max(span.length, span.stage.epochs)
+    schedule, total = span.schedule, 1000 * max(span.length, span.stage.epochs)
     xs: list[float] = []
     deepest: list[float] = []
     shallowest: list[float] = []

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from fusion.model import HEADS
-from fusion.recipe import Recipe, Stage
+from fusion.recipe import Recipe, Schedule, Stage
 
 Row = dict[str, Any]
 """One epoch as ``fusion.trainer`` recorded it; older runs lack some keys."""
@@ -35,6 +35,8 @@ class Span:
     number: int
     """From 1."""
     stage: Stage
+    schedule: Schedule
+    """The stage's own, or the recipe's."""
     sensors: tuple[str, ...]
     metric: str
     """The head's main metric, by whose name the rows carry it."""
@@ -145,9 +147,10 @@ def spans(history: Iterable[Row], recipe: Recipe) -> list[Span]:
         rows = tuple(group)
         if rows[-1]["epoch"]:
             start = found[-1].end if found else 0
-            stage = stages[name].model_copy(update={"schedule": recipe.schedule_of(stages[name])})
-            sensors = recipe.sensors_of(stage)
-            found.append(Span(len(found) + 1, stage, sensors, metric, start, rows, _handed_on(rows, recipe)))
+            stage = stages[name]
+            schedule, sensors = recipe.schedule_of(stage), recipe.sensors_of(stage)
+            chosen = _handed_on(rows, recipe)
+            found.append(Span(len(found) + 1, stage, schedule, sensors, metric, start, rows, chosen))
     return found
 
 
