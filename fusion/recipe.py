@@ -184,8 +184,8 @@ class Recipe(_Section):
             self._require_sensors(stage)
             if self.model.is_early and not stage.is_task:
                 raise ValueError(
-                    f"stages.{index}.objective: stage '{stage.name}' pretrains a thermal branch, but an early fusion has "
-                    "none"
+                    f"stages.{index}.objective: stage '{stage.name}' pretrains a thermal branch, but an early fusion "
+                    "has none"
                 )
             for field, section in (("guard", stage.guard), ("early_stop", stage.early_stop)):
                 known = self.figures(stage)

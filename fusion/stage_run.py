@@ -123,8 +123,8 @@ class StageRun:
             self._end_epoch()
             if self._is_hopeless():
                 raise FusionError(
-                    f"{fault}; going back with lower rates did not help, and nothing of it was saved; lower the stage's "
-                    "lr, or look at these samples with rgbt data show"
+                    f"{fault}; going back with lower rates did not help, and nothing of it was saved; lower the "
+                    "stage's lr, or look at these samples with rgbt data show"
                 ) from None
             epoch, slower = self.state.best_epoch, (self.stage.guard or _NO_GUARD).lr_factor
             self._go_back({}, f"{fault}; back to epoch {epoch} with rates × {slower:g}", epoch)

@@ -4,7 +4,7 @@ import contextlib
 import io
 import json
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -34,6 +34,7 @@ class Train(Protocol):
         out: Path,
         resume: bool = ...,
         *,
+        loggers: Sequence[str] = ...,
         stop: Callable[[], bool] = ...,
         store: StageStore | None = ...,
     ) -> list[Row]:

@@ -115,17 +115,30 @@ def _change_stages(
     path: Path,
     lines: dict[Location, int],
 ) -> tuple[list[Any], dict[Location, int]]:
-    """Change a parent's stages by name; null leaves one out. Return them with the lines at their new places."""
-    names = [stage.get("name") for stage in stages] if isinstance(stages, list) else []
-    unknown = next((name for name in changes if name not in names), None)
-    if unknown is not None:
-        where = lines.get(("stages", unknown))
-        raise DataError(f"{path}:{where}: stages.{unknown}: the parent has no such stage; it has {', '.join(names)}")
-    kept = [name for name in names if changes.get(name, {}) is not None]
-    merged = [_merge(stage, changes.get(stage["name"], {})) for stage in stages if stage["name"] in kept]
-    moved = {("stages", kept.index(at[1]), *at[2:]) if at[:1] == ("stages",) and at[1:2] and at[1] in kept else at: line
+    """Change a parent's stages by name: null leaves one out, ``before: NAME`` puts a new one there.
+
+    Return them with the lines at their new places.
+    """
+    listed = [dict(stage) for stage in stages] if isinstance(stages, list) else []
+    for name, change in changes.items():
+        names = [stage.get("name") for stage in listed]
+        if name in names:
+            at = names.index(name)
+            listed[at] = {} if change is None else _merge(listed[at], change)
+        elif isinstance(change, Mapping) and change.get("before") in names:
+            listed.insert(
+                names.index(change["before"]), {"name": name, **{k: change[k] for k in change if k != "before"}}
+            )
+        else:
+            raise DataError(
+                f"{path}:{lines.get(('stages', name))}: stages.{name}: the parent has no such stage; it has "
+                f"{', '.join(map(str, names))}; a new one says before: one of them"
+            )
+    kept = [stage for stage in listed if stage]
+    places = {stage.get("name"): number for number, stage in enumerate(kept)}
+    moved = {("stages", places[at[1]], *at[2:]) if at[:1] == ("stages",) and at[1:2] and at[1] in places else at: line
              for at, line in lines.items()}  # fmt: skip
-    return merged, moved
+    return kept, moved
 
 
 def _merge(parent: Mapping[str, Any], child: Mapping[str, Any]) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def rows(stage):
         yield {"stage": stage.name, "epoch": epoch + 1, "seconds": 2.0}
 
 
-def train(recipe, name, card, out, resume=False, *, stop, store):
+def train(recipe, name, card, out, resume=False, *, loggers=(), stop, store):
     if name == "broken":
         raise FusionError("weights do not fit")
     if name == "killed":

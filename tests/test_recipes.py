@@ -22,7 +22,7 @@ def labelled_epochs(name):
     return sum(stage.epochs for stage in load_recipe(name).stages if stage.objective == "task")
 
 
-@pytest.mark.parametrize("name", ["staged", "staged-night", "demo"])
+@pytest.mark.parametrize("name", ["staged", "staged-day", "demo"])
 def test_single_sensor_baselines_have_the_same_labelled_epochs_encoder_and_head(name):
     prefix = "demo-" if name == "demo" else ""
     whole = load_recipe(name)
@@ -233,6 +233,14 @@ def test_a_variant_changes_its_parents_stages_by_name(tmp_path):
     assert [stage.name for stage in recipe.stages] == ["thermal-pretrain", "thermal-task", "rgb-task", "unfreeze"]
     assert (recipe.stages[-1].epochs, recipe.stages[-1].guard) == (3, None)
     assert recipe.stages[-1].groups == load_recipe("staged").stages[-1].groups
+
+
+def test_a_variant_puts_a_new_stage_before_one_of_its_parents(tmp_path):
+    path = tmp_path / "mine.yaml"
+    groups = '[{match: "head", lr: 1.0e-3}]'
+    path.write_text(f"extends: staged\nabout: x\nstages:\n  warm: {{before: fuse, epochs: 3, groups: {groups}}}\n")
+    names = [stage.name for stage in load_recipe(str(path)).stages]
+    assert names[names.index("fuse") - 1] == "warm"
 
 
 def test_a_stage_that_the_parent_lacks_is_refused_with_its_line(tmp_path):

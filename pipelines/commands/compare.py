@@ -7,7 +7,7 @@ from pathlib import Path
 
 EXAMPLE = """examples:
   rgbt compare thermal-only staged --data card.yaml --seeds 3 --out runs/compare
-  rgbt compare rgb-only thermal-only staged staged-night --data card.yaml --seeds 3 --out runs/few --labels 0.1
+  rgbt compare rgb-only thermal-only staged staged-day --data card.yaml --seeds 3 --out runs/few --labels 0.1
   rgbt compare staged my.yaml --data card.yaml --seeds 3 --out runs/mine --select last --set my:batch=16
 The same command goes on after a stop; cells that are finished are not trained again.
 """
