@@ -102,43 +102,64 @@ def _read(path: Path, children: tuple[Path, ...]) -> tuple[dict[str, Any], dict[
         return content, lines
     sibling = path.parent / f"{parent}.yaml"
     own = sibling.exists() and sibling != path  # a user's staged.yaml may extend the shipped one of that name
-    inherited, _ = _read(sibling if own else find_recipe(str(parent)), (*children, path))
+    source = sibling if own else _find_parent(str(parent), f"{path}:{lines.get((PARENT,))}")
+    inherited, its_lines = _read(source, (*children, path))
     changed = content.get("stages")
     if isinstance(changed, dict):
-        content["stages"], lines = _change_stages(inherited.get("stages"), changed, path, lines)
+        stages = _require_stages(inherited.get("stages"), Source(source, its_lines))
+        content["stages"], lines = _change_stages(stages, changed, Source(path, lines))
     return _merge(inherited, content), lines
 
 
+def _find_parent(name: str, place: str) -> Path:
+    try:
+        return find_recipe(name)
+    except DataError as error:
+        raise DataError(f"{place}: {PARENT}: {error}") from None
+
+
+def _require_stages(stages: Any, source: Source) -> list[dict[str, Any]]:  # noqa: ANN401 - plain YAML content
+    """A parent's stages as a list of mappings with names: only such can be changed by name."""
+    if not isinstance(stages, list):
+        found = "none" if stages is None else type(stages).__name__
+        raise DataError(f"{_place(source, 'stages')}: stages: expected a list of stages to change, found {found}")
+    for index, stage in enumerate(stages):
+        if not isinstance(stage, dict) or not isinstance(stage.get("name"), str):
+            field = f"stages.{index}"
+            raise DataError(f"{_place(source, field)}: {field}: expected a mapping with a name, found {stage!r:.60}")
+    return stages
+
+
 def _change_stages(
-    stages: Any,  # noqa: ANN401 - plain YAML content
-    changes: Mapping[str, Any],
-    path: Path,
-    lines: dict[Location, int],
+    stages: list[dict[str, Any]], changes: Mapping[Any, Any], source: Source
 ) -> tuple[list[Any], dict[Location, int]]:
     """Change a parent's stages by name: null leaves one out, ``before: NAME`` puts a new one there.
 
     Return them with the lines at their new places.
     """
-    listed = [dict(stage) for stage in stages] if isinstance(stages, list) else []
+    listed = [(str(stage["name"]), stage) for stage in stages]
     for name, change in changes.items():
-        names = [stage.get("name") for stage in listed]
+        field, names = f"stages.{name}", [known for known, _ in listed]
+        if change is not None and not isinstance(change, Mapping):
+            raise DataError(
+                f"{_place(source, field)}: {field}: expected the fields to change, such as {{epochs: 5}}, or null to "
+                f"leave the stage out; found {change!r:.60}"
+            )
         if name in names:
             at = names.index(name)
-            listed[at] = {} if change is None else _merge(listed[at], change)
-        elif isinstance(change, Mapping) and change.get("before") in names:
-            listed.insert(
-                names.index(change["before"]), {"name": name, **{k: change[k] for k in change if k != "before"}}
-            )
+            listed[at : at + 1] = [] if change is None else [(name, _merge(listed[at][1], change))]
+        elif change is not None and change.get("before") in names:
+            fields = {key: value for key, value in change.items() if key != "before"}
+            listed.insert(names.index(change["before"]), (name, {"name": name, **fields}))
         else:
             raise DataError(
-                f"{path}:{lines.get(('stages', name))}: stages.{name}: the parent has no such stage; it has "
-                f"{', '.join(map(str, names))}; a new one says before: one of them"
+                f"{_place(source, field)}: {field}: the parent has no such stage; it has {', '.join(names)}; a new "
+                "one says before: one of them"
             )
-    kept = [stage for stage in listed if stage]
-    places = {stage.get("name"): number for number, stage in enumerate(kept)}
+    places = {name: number for number, (name, _) in enumerate(listed)}
     moved = {("stages", places[at[1]], *at[2:]) if at[:1] == ("stages",) and at[1:2] and at[1] in places else at: line
-             for at, line in lines.items()}  # fmt: skip
-    return kept, moved
+             for at, line in source.lines.items()}  # fmt: skip
+    return [stage for _, stage in listed], moved
 
 
 def _merge(parent: Mapping[str, Any], child: Mapping[str, Any]) -> dict[str, Any]:
@@ -166,6 +187,8 @@ def _change(content: dict[str, Any], change: str, lines: dict[Location, int]) ->
         if isinstance(at, list) and (found := _index(at, key)) is not None:
             key = parents[depth] = found
         at = _enter(at, key, change)
+    if isinstance(at, list) and (found := _index(at, last)) is not None:
+        return _change_entry(at, found, value, change, (*parents, found), lines)
     if isinstance(at, list) and not (isinstance(last, int) and last < len(at)):
         raise DataError(f"--set {change}: there is no entry {last}, the list has {len(at)}")
     if not isinstance(at, (dict, list)):
@@ -173,6 +196,33 @@ def _change(content: dict[str, Any], change: str, lines: dict[Location, int]) ->
     at[last] = value
     changed = (*parents, last)
     return {where: line for where, line in lines.items() if where[: len(changed)] != changed}
+
+
+def _change_entry(
+    entries: list[Any],
+    index: int,
+    value: Any,  # noqa: ANN401 - plain YAML content
+    change: str,
+    place: Location,
+    lines: dict[Location, int],
+) -> dict[Location, int]:
+    """Change a stage that was named: null leaves it out, a mapping changes its fields. Return the lines that hold."""
+    if isinstance(value, Mapping):
+        entries[index] = _merge(entries[index], value)
+        return {at: line for at, line in lines.items() if at[: len(place)] != place or len(at) == len(place)}
+    if value is not None:
+        key = change.partition("=")[0]
+        raise DataError(f"--set {change}: expected null to leave the stage out, or a field such as {key}.epochs=5")
+    del entries[index]
+    depth, kept = len(place) - 1, {}
+    for at, line in lines.items():
+        number = at[depth] if at[:depth] == place[:depth] and len(at) > depth else None
+        if number == index:
+            continue
+        if isinstance(number, int) and number > index:
+            at = (*at[:depth], number - 1, *at[depth + 1 :])
+        kept[at] = line
+    return kept
 
 
 def _index(entries: list[Any], name: Any) -> int | None:  # noqa: ANN401 - plain YAML content

@@ -87,6 +87,8 @@ def change(**fields):
     return apply
 
 
+PRETRAINED = "staged-autoencode"
+"""Pretraining, one sensor alone, both frozen, unfreezing: all that a stage can be."""
 BROKEN = {
     "unknown key": (change(stages__1__epoch=3), "unknown key 'stages.1.epoch'; did you mean 'epochs'?"),
     "rate below zero": (change(stages__0__groups__0__lr=-1), "stages.0.groups.0.lr"),
@@ -95,14 +97,14 @@ BROKEN = {
     "unknown objective": (change(stages__0__objective="magic"), "unknown objective 'magic'; one of task, autoencode"),
     "no stages": (change(stages=[]), "stages"),
     "canvas not of 32": (change(model__size=[100, 100]), "model.size.0"),
-    "sensor left out": (change(model__sensors=["thermal"]), "which model.sensors leaves out"),
+    "sensor left out": (change(model__sensors=["rgb"]), "which model.sensors leaves out"),
     "no sensor": (change(model__sensors=[]), "expected rgb, thermal or both"),
     "a sensor twice": (change(model__sensors=["rgb", "rgb"]), "expected rgb, thermal or both"),
     "too many epochs": (change(stages__0__epochs=1000), "stages.0.epochs"),
-    "two of a name": (change(stages__1__name="rgb-task"), "two stages have one name"),
+    "two of a name": (change(stages__1__name="fuse"), "two stages have one name"),
     "metric that is not there": (
-        change(stages__4__guard={"metric": "miou"}),
-        "stages.4.guard.metric: stage 'unfreeze' has no figure 'miou'; one of val_loss, ap50, map, ap50_rgb",
+        change(stages__3__guard={"metric": "miou"}),
+        "stages.3.guard.metric: stage 'unfreeze' has no figure 'miou'; one of val_loss, ap50, map, ap50_rgb",
     ),
     "metric of a stage without labels": (
         change(stages__0__early_stop={"metric": "ap50"}),
@@ -115,8 +117,8 @@ BROKEN = {
     "unknown optimiser": (change(optimiser={"kind": "lion"}), "optimiser"),
     "unknown schedule": (change(schedule={"kind": "steps"}), "unknown schedule 'steps'; one of constant, cosine"),
     "a stage that trains nothing": (
-        change(stages__2__groups=[{"match": "thermal.*", "lr": 1e-3}]),
-        "stages.2.groups.0.match: stage 'rgb-task' would train nothing",
+        change(stages__1__groups=[{"match": "rgb.*", "lr": 1e-3}]),
+        "stages.1.groups.0.match: stage 'thermal-task' would train nothing",
     ),
     "a decoder left unmatched": (
         change(stages__0__groups=[{"match": "thermal.*", "lr": 1e-3}]),
@@ -133,7 +135,7 @@ BROKEN = {
 @pytest.mark.parametrize("case", list(BROKEN))
 def test_a_broken_recipe_is_one_line_with_file_and_field(case, tmp_path, capsys):
     spoil, words = BROKEN[case]
-    content = yaml.safe_load(dump_recipe(load_recipe("staged")))
+    content = yaml.safe_load(dump_recipe(load_recipe(PRETRAINED)))
     spoil(content)
     path = tmp_path / "broken.yaml"
     path.write_text(yaml.safe_dump(content, sort_keys=False))
@@ -219,7 +221,7 @@ def test_a_wrong_call_is_one_line(arguments, words, capsys):
 def test_list_and_show(capsys):
     assert main(["recipe", "list"]) == 0
     assert "staged " in capsys.readouterr().out
-    assert main(["recipe", "show", "staged"]) == 0
+    assert main(["recipe", "show", PRETRAINED]) == 0
     out = capsys.readouterr().out
     assert "thermal-pretrain: 6 epochs, autoencode" in out and "frozen  rgb[stem,0,1,2,3]" in out
     assert main(["recipe", "show", "staged", "--names"]) == 0
@@ -228,9 +230,9 @@ def test_list_and_show(capsys):
 
 def test_a_variant_changes_its_parents_stages_by_name(tmp_path):
     path = tmp_path / "mine.yaml"
-    path.write_text("extends: staged\nabout: x\nstages:\n  fuse: null\n  unfreeze: {epochs: 3, guard: null}\n")
+    path.write_text(f"extends: {PRETRAINED}\nabout: x\nstages:\n  fuse: null\n  unfreeze: {{epochs: 3, guard: null}}\n")
     recipe = load_recipe(str(path))
-    assert [stage.name for stage in recipe.stages] == ["thermal-pretrain", "thermal-task", "rgb-task", "unfreeze"]
+    assert [stage.name for stage in recipe.stages] == ["thermal-pretrain", "thermal-task", "unfreeze"]
     assert (recipe.stages[-1].epochs, recipe.stages[-1].guard) == (3, None)
     assert recipe.stages[-1].groups == load_recipe("staged").stages[-1].groups
 
@@ -252,9 +254,71 @@ def test_a_stage_that_the_parent_lacks_is_refused_with_its_line(tmp_path):
 
 def test_a_fault_in_a_changed_stage_is_told_with_its_own_line(tmp_path):
     path = tmp_path / "mine.yaml"
-    path.write_text("extends: staged\nabout: x\nstages:\n  thermal-pretrain: null\n  fuse:\n    epochs: 0\n")
-    with pytest.raises(DataError, match=r"mine\.yaml:6: .*stages\.2\.epochs"):
+    path.write_text("extends: staged\nabout: x\nstages:\n  thermal-task: null\n  fuse:\n    epochs: 0\n")
+    with pytest.raises(DataError, match=r"mine\.yaml:6: .*stages\.0\.epochs"):
         load_recipe(str(path))
+
+
+@pytest.mark.parametrize(
+    ("stages", "words"),
+    [
+        ("{fuse: 5}", "mine.yaml:3: stages.fuse: expected the fields to change, such as {epochs: 5}, or null to "),
+        ("{fuse: [1]}", "mine.yaml:3: stages.fuse: expected the fields to change"),
+        ("{fuse: {name: [x]}}", "mine.yaml:3: "),
+        ("{5: {epochs: 3}}", "mine.yaml:3: stages.5: the parent has no such stage"),
+    ],
+)
+def test_a_change_that_is_none_is_one_line(stages, words, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"extends: staged\nabout: x\nstages: {stages}\n")
+    with pytest.raises(DataError) as caught:
+        load_recipe(str(path))
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("stages", "words"),
+    [
+        ("[1]", "base.yaml:2: stages.0: expected a mapping with a name, found 1"),
+        ("[{name: a}, {epochs: 3}]", "base.yaml:2: stages.1: expected a mapping with a name, found {'epochs': 3}"),
+        ("[{name: [a]}]", "base.yaml:2: stages.0: expected a mapping with a name"),
+        ("5", "base.yaml:2: stages: expected a list of stages to change, found int"),
+    ],
+)
+def test_a_parents_stages_that_cannot_be_changed_are_one_line(stages, words, tmp_path):
+    (tmp_path / "base.yaml").write_text(f"about: x\nstages: {stages}\n")
+    path = tmp_path / "mine.yaml"
+    path.write_text("extends: base\nstages:\n  a: {epochs: 3}\n")
+    with pytest.raises(DataError) as caught:
+        load_recipe(str(path))
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_parent_that_is_not_there_is_told_with_its_place(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("about: x\nextends: nobody\n")
+    with pytest.raises(DataError, match=r"mine\.yaml:2: extends: no recipe 'nobody'"):
+        load_recipe(str(path))
+
+
+def test_a_stage_is_left_out_from_the_command_line():
+    names = [stage.name for stage in load_recipe("staged").stages]
+    for name in names:
+        found = load_recipe("staged", [f"stages.{name}=null"])
+        assert [stage.name for stage in found.stages] == [one for one in names if one != name]
+    assert (
+        load_recipe("staged", ["stages.fuse={epochs: 7}"]).stages
+        == load_recipe("staged", ["stages.fuse.epochs=7"]).stages
+    )
+    with pytest.raises(DataError, match=r"--set stages\.fuse=5: expected null .* stages\.fuse\.epochs=5"):
+        load_recipe("staged", ["stages.fuse=5"])
+
+
+def test_lines_follow_the_stages_when_one_is_left_out(tmp_path, capsys):
+    path = tmp_path / "fits.yaml"
+    path.write_text(PLAN.replace("rgb.*|head", "rgb.*|haed"))
+    assert main(["recipe", "show", str(path), "--set", "stages.pretrain=null"]) == 1
+    assert capsys.readouterr().err.startswith(f"rgbt: error: {path}:15: stages.0.groups.0.match: ")
 
 
 def test_changes_reach_a_stage_by_its_name():
@@ -262,6 +326,7 @@ def test_changes_reach_a_stage_by_its_name():
 
 
 def test_a_recipe_is_scaled_with_all_that_counts_in_epochs():
-    whole, half = load_recipe("staged"), load_recipe("staged").scaled(0.5)
-    assert [stage.epochs for stage in half.stages] == [3, 5, 4, 2, 9]
+    whole = load_recipe("staged", ["stages.unfreeze.unfreeze.every=2"])
+    half = whole.scaled(0.5)
+    assert [stage.epochs for stage in half.stages] == [epochs // 2 for epochs in (12, 2, 26)]
     assert (whole.stages[-1].unfreeze.every, half.stages[-1].unfreeze.every) == (2, 1)
