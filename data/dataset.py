@@ -92,18 +92,13 @@ def stack(samples: Sequence[Item]) -> Stacked:
 
 
 def unpack(stacked: Stacked) -> Batch:
-    """Make the batch of what ``stack`` returned; see ``collate``."""
-    arrays: dict[str, NDArray[Any]] = {name: stacked[name] for name in _SMALL}
-    small = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    return stacked | small | {name: [torch.from_numpy(array) for array in stacked[name]] for name in _LISTS}
-
-
-def collate(samples: Sequence[Item]) -> Batch:
-    """Stack items of ``PairDataset`` into a batch.
+    """Make the batch of what ``stack`` returned.
 
     Returns:
         rgb: uint8 [B,Hr,Wr,3]. thermal: float32 [B,Ht,Wt], since torch on the CPU lacks many operators for
         uint16. present: float32 [B,2]. boxes, labels: lists of float32 [N,4] and int64 [N]. ids: list of text.
         index, seed: int64 [B].
     """
-    return unpack(stack(samples))
+    arrays: dict[str, NDArray[Any]] = {name: stacked[name] for name in _SMALL}
+    small = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    return stacked | small | {name: [torch.from_numpy(array) for array in stacked[name]] for name in _LISTS}

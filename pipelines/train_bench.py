@@ -269,7 +269,7 @@ def build_pair(arch: str, size: tuple[int, int]) -> FusionModel:
 
 
 def make_batches(count: int, batch: int, size: tuple[int, int]) -> list[Batch]:
-    """Generated batches as data.dataset.collate makes them, in memory: noise, and up to six boxes in each picture."""
+    """Generated batches as data.dataset.unpack makes them, in memory: noise, and up to six boxes in each picture."""
     random = torch.Generator().manual_seed(0)
     return [_make_batch(torch.arange(i * batch, (i + 1) * batch), size, random) for i in range(count)]
 

@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader
 
 from data.augment import AugmentSpec
 from data.card import DatasetCard
-from data.dataset import PairDataset, collate, stack, unpack
+from data.dataset import PairDataset, stack, unpack
 from data.errors import DataError
 from data.images import read_rgb, read_thermal, write_image
 from data.pairs import load_pair
@@ -46,7 +46,9 @@ def test_an_augmented_item_is_a_function_of_its_seed(card):
 def test_workers_do_not_change_the_answer(card):
     pairs = PairDataset(card, card.samples("train") + card.samples("unlabelled"), AugmentSpec())
     keys = [[(k, 100 + k) for k in range(start, start + 4)] for start in (0, 4, 12)]
-    alone, two = (list(DataLoader(pairs, batch_sampler=keys, collate_fn=collate, num_workers=n)) for n in (0, 2))
+    alone, two = (
+        list(map(unpack, DataLoader(pairs, batch_sampler=keys, collate_fn=stack, num_workers=n))) for n in (0, 2)
+    )
     for a, b in zip(alone, two, strict=True):
         assert a["ids"] == b["ids"]
         assert torch.equal(a["rgb"], b["rgb"]) and torch.equal(a["thermal"], b["thermal"])
@@ -66,7 +68,7 @@ def test_one_sensor_alone(card, sensors, present, augment):
 
 def test_a_batch_has_the_promised_types(card):
     pairs = PairDataset(card, card.samples("train"), AugmentSpec())
-    batch = collate([pairs[k, k + 2**30] for k in range(3)])
+    batch = unpack(stack([pairs[k, k + 2**30] for k in range(3)]))
     assert batch["rgb"].dtype == torch.uint8 and batch["rgb"].shape == (3, 64, 96, 3)
     assert batch["thermal"].dtype == torch.float32 and batch["thermal"].shape == (3, 64, 96)
     assert batch["present"].dtype == torch.float32 and batch["present"].shape == (3, 2)
@@ -91,7 +93,7 @@ def canvas_card(folder):
 def test_sizes_that_vary_meet_on_the_canvas(tmp_path):
     card = canvas_card(tmp_path)
     pairs = PairDataset(card, card.samples("all"))
-    batch = collate([pairs[0, 0], pairs[1, 0]])
+    batch = unpack(stack([pairs[0, 0], pairs[1, 0]]))
     assert batch["rgb"].shape == (2, 64, 64, 3) and batch["thermal"].shape == (2, 64, 64)
     assert (batch["rgb"][0, :32, :, 0] == 90).all() and (batch["rgb"][0, 32:, :, 0] == 114).all()
     assert (batch["thermal"][1, :, :32] == 900).all() and (batch["thermal"][1, :, 32:] == 0).all()

@@ -77,7 +77,7 @@ def test_both_loops_do_the_same_work():
 
 
 def test_batches_are_those_of_training():
-    """What collate makes: same keys, dtypes and shapes; boxes inside the picture."""
+    """What unpack makes: same keys, dtypes and shapes; boxes inside the picture."""
     batch = make_batches(1, 3, (64, 96))[0]
     assert batch["rgb"].shape == (3, 64, 96, 3) and batch["rgb"].dtype == torch.uint8
     assert batch["thermal"].shape == (3, 64, 96) and batch["thermal"].dtype == torch.float32
