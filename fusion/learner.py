@@ -9,10 +9,12 @@ import torch
 from lightning.fabric import Fabric
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from fusion.checkpoint import Snapshot, Tensors
-from fusion.errors import FusionError
+from fusion.faults import GRADIENT, culprits, non_finite, samples, what, where
+from fusion.faults import NonFinite as NonFinite
 from fusion.model import FusionModel
 from fusion.objectives import OBJECTIVES, Batch
 from fusion.optimisers import build_optimiser
@@ -20,10 +22,10 @@ from fusion.plan import StagePlan
 from fusion.rates import fresh, parameter_groups, rate
 from fusion.recipe import Recipe
 from fusion.seeds import modality_keep
+from fusion.synchronise import synchronise
 
-
-class NonFinite(FusionError):
-    """A loss or a gradient is no number; the weights are as they were before the step."""
+MOST_SKIPS = 20
+"""Steps in a row that fp16's scaler may skip for gradients that are no numbers; while it finds its scale, a few are."""
 
 
 class Learner:
@@ -33,7 +35,11 @@ class Learner:
         self.model, self.recipe, self.plan, self.fabric = model, recipe, plan, fabric
         self.stage = plan.stage
         self.sensors = recipe.sensors_of(plan.stage)
-        self.objective = fabric.to_device(OBJECTIVES[plan.stage.objective](model))
+        objective = OBJECTIVES[plan.stage.objective](model)
+        synchronise(objective, plan, fabric)
+        self.objective = fabric.to_device(objective)
+        if plan.stage.is_task:
+            self.objective.alone = plan.stage.alone
         self.module: nn.Module = self.objective
         self.optimizer: Any = None
         decay = recipe.ema_of(plan.stage)
@@ -42,6 +48,8 @@ class Learner:
         self._branches: dict[str, list[nn.Parameter]] = {}
         self._moments: dict[str, Any] = {}
         self._start: Tensors = {}
+        self._skips = 0
+        """Steps in a row, up to now, that fp16's scaler has skipped."""
 
     @property
     def judged(self) -> nn.Module:
@@ -76,14 +84,15 @@ class Learner:
 
     def begin(self, start: Tensors) -> None:
         """Take the weights that the stage began with, by name: where a group says l2_sp, it is pulled towards them."""
-        self._start = start
+        self._start = {name: start[name].to(parameter) for name, parameter in self.objective.named_parameters()}
 
     def snapshot(self) -> Snapshot:
         """The tensors of this moment; they are the live ones, not copies."""
         average = None if self.average is None else self.average.module.state_dict()
         moments = self._moments if self.optimizer is None else self._named_moments()
         scaler = self.fabric.strategy.precision.state_dict()
-        return Snapshot(self.objective.state_dict(), average, {"moments": moments, "scaler": scaler})
+        steps = {"moments": moments, "scaler": scaler, "skips": self._skips}
+        return Snapshot(self.objective.state_dict(), average, steps)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Go back to a snapshot: weights, average, moments and scaler."""
@@ -91,6 +100,7 @@ class Learner:
         if self.average is not None and snapshot.average is not None:
             self.average.module.load_state_dict(snapshot.average)
         self.fabric.strategy.precision.load_state_dict(snapshot.optimizer["scaler"])
+        self._skips = snapshot.optimizer.get("skips", 0)
         self._moments = snapshot.optimizer["moments"]
         if self.optimizer is not None:
             self._restore_moments()
@@ -107,26 +117,30 @@ class Learner:
 
         Returns:
             The whole batch's loss and terms, gradient norms before clipping (in all and by branch), and ``stop``: above
-            0 when any process was asked to.
+            0 when any process was asked to. With fp16 also ``skipped``: 1 where its scaler let no weight move, and
+            then there are no gradient norms.
 
         Raises:
-            NonFinite: loss or gradient is no number; no weight was touched.
+            NonFinite: loss or gradient is no number, with fp16 a gradient for too long; no weight was touched.
         """
         self._set_rates(number, per_epoch, factor)
         batch, counts = self.objective.prepare(batch)
         counts = self._sum(torch.cat([counts.float(), counts.new_tensor([float(stop)])]))
         terms = self._backward(batch, counts[:-1])
-        norms = self._clip()
-        names = [*terms, "gradient_norm", *(f"gradient_norm_{branch}" for branch in self._branches)]
+        norms = self._norms()
+        names = [*terms, GRADIENT, *(f"{GRADIENT}_{branch}" for branch in self._branches)]
         losses = self._sum(torch.stack(list(terms.values())))
         values = torch.cat([losses.float(), norms.float(), counts[-1:].float()]).tolist()
         found = dict(zip([*names, "stop"], values, strict=True))
-        self._require_finite(found, batch, number)
+        if wrong := non_finite(found):
+            return self._skip(wrong, found, batch, counts[:-1], number)
+        self._skips = 0
+        clip_grads_with_norm_((p for ps in self._branches.values() for p in ps), self.stage.clip, norms[0])
         self.optimizer.step()
         self._pull()
         if self.average is not None:
             self.average.update(self.objective, step=number + 1)
-        return found
+        return found if self._scaler is None else found | {"skipped": 0.0}
 
     def _set_rates(self, number: int, per_epoch: int, factor: float) -> None:
         share = factor * rate(self.recipe.schedule_of(self.stage), number, per_epoch * self.stage.epochs)
@@ -152,26 +166,42 @@ class Learner:
         context: AbstractContextManager[Any] = self.fabric.no_backward_sync(self.module, enabled=enabled)
         return context
 
-    def _clip(self) -> Tensor:
-        """Clip by the norm of all gradients; return it and that of each branch, as they were."""
+    def _norms(self) -> Tensor:
+        """The norm of all gradients, and that of each branch."""
         self.fabric.strategy.precision.unscale_gradients(self.optimizer.optimizer)
         gradients = [[p.grad for p in parameters if p.grad is not None] for parameters in self._branches.values()]
         norms = torch.stack([get_total_norm(some).to(self.fabric.device) for some in gradients])
-        total = torch.linalg.vector_norm(norms)
-        clip_grads_with_norm_((p for ps in self._branches.values() for p in ps), self.stage.clip, total)
-        return torch.cat([total.view(1), norms])
+        return torch.cat([torch.linalg.vector_norm(norms).view(1), norms])
 
-    def _require_finite(self, found: dict[str, float], batch: Batch, number: int) -> None:
-        """Refuse a step that would put something that is no number into a weight."""
-        scaled = bool(self.fabric.strategy.precision.state_dict())  # fp16: its scaler skips the step by itself
-        watched = ["loss"] if scaled else ["loss", *(f"gradient_norm_{branch}" for branch in self._branches)]
-        wrong = [name for name in watched if not abs(found[name]) < float("inf")]
-        if wrong:
-            what = "loss" if wrong[0] == "loss" else "gradient of " + ", ".join(w.rsplit("_", 1)[1] for w in wrong)
-            samples = ", ".join(batch["ids"][:8])
-            raise NonFinite(
-                f"stage '{self.stage.name}', step {number + 1}: the {what} is {found[wrong[0]]} on samples {samples}"
-            )
+    @property
+    def _scaler(self) -> GradScaler | None:
+        """Of fp16: it doubles its scale until gradients overflow, skips that step and halves it."""
+        scaler: GradScaler | None = getattr(self.fabric.strategy.precision, "scaler", None)
+        return scaler
+
+    def _skip(
+        self, wrong: list[str], found: dict[str, float], batch: Batch, counts: Tensor, number: int
+    ) -> dict[str, float]:
+        """Refuse a step that would put something that is no number into a weight; let fp16 go on a little lower."""
+        scaler, told = self._scaler, what(wrong, found)
+        if scaler is None or not all(name.startswith(GRADIENT) for name in wrong):
+            raise self._fault(told, batch, counts, number)
+        self._skips += 1
+        if self._skips > MOST_SKIPS:
+            raise self._fault(f"{told} for {self._skips} steps in a row, the last time", batch, counts, number)
+        if scaler.get_scale() * scaler.get_backoff_factor() < 1:
+            raise self._fault(f"{told} although fp16's scale is down to 1,", batch, counts, number)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.step()  # lowers the scale, and nothing else
+        return {name: value for name, value in found.items() if not name.startswith(GRADIENT)} | {"skipped": 1.0}
+
+    def _fault(self, told: str, batch: Batch, counts: Tensor, number: int) -> NonFinite:
+        """Say where and on which samples; all devices come here together, for what they judge by is the same."""
+        singles = split(batch, len(batch["ids"]))
+        calls = ((one, self.sensors, self._keep(one), counts) for one in singles)
+        named = samples(self.fabric, batch["ids"], culprits(self.objective, calls, self.fabric))
+        groups = where(self.optimizer.param_groups, self.plan)
+        return NonFinite(f"stage '{self.stage.name}', step {number + 1}: {told} on samples {named}{groups}")
 
     @torch.no_grad()
     def _pull(self) -> None:
@@ -182,7 +212,7 @@ class Learner:
         for group in self.optimizer.param_groups:
             if group["l2_sp"]:
                 for parameter in group["params"]:
-                    start = self._start[names[id(parameter)]].to(parameter)
+                    start = self._start[names[id(parameter)]]
                     parameter.lerp_(start, min(1.0, group["lr"] * group["l2_sp"]))
 
     def _keep(self, part: Batch) -> Tensor | None:

@@ -2,11 +2,15 @@
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from fusion.model import FusionModel, Sensor
 from fusion.pretrain import AutoencodeObjective, DistillObjective, LearnsFrom, MaskedObjective
 from fusion.pretrain import Batch as Batch
+
+ALONE: dict[str, tuple[float, float]] = {"rgb": (1.0, 0.0), "thermal": (0.0, 1.0)}
+"""Sensor → what is left at the blend when the other is taken away."""
 
 
 class TaskObjective(nn.Module):
@@ -24,6 +28,8 @@ class TaskObjective(nn.Module):
         self.model = model
         self.own = nn.ModuleList()
         """What the objective trains beside the model; nothing here."""
+        self.alone = 0.0
+        """Weight of the loss of each sensor's answer alone, beside that of both: see fusion.recipe.Stage.alone."""
 
     def prepare(self, batch: Batch) -> tuple[Batch, Tensor]:
         """Draw the head's targets, once for all parts of a batch.
@@ -49,8 +55,26 @@ class TaskObjective(nn.Module):
         Returns:
             Scalars ``loss`` and its terms, and the head's ``maps``.
         """
-        maps = self.model.maps(batch["rgb"], batch["thermal"], batch["present"], keep, sensors)
-        return self.model.loss(maps, batch["targets"], counts) | maps
+        present = batch["present"]
+        features = self.model.features(batch["rgb"], batch["thermal"], present, sensors)
+        choices = {"both": present if keep is None else present * keep}
+        if self.alone and len(sensors) > 1:
+            choices |= {sensor: present * present.new_tensor(left) for sensor, left in ALONE.items()}
+        maps = self._answers(features, choices)
+        terms = self.model.loss(maps["both"], batch["targets"], counts)
+        weighted = terms["loss"]
+        for sensor in ALONE:
+            if sensor in choices:
+                terms[f"alone_{sensor}"] = self.model.loss(maps[sensor], batch["targets"], counts)["loss"]
+                weighted = weighted + self.alone * terms[f"alone_{sensor}"]
+        return terms | {"loss": weighted / (1 + self.alone * (len(choices) - 1))} | maps["both"]
+
+    def _answers(self, features: dict[str, list[Tensor]], choices: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+        """The head's maps for each choice of sensors; in one pass, so that its batch-norms see all of them alike."""
+        joined = [self.model.join(features, there) for there in choices.values()]
+        maps: dict[str, Tensor] = self.model.head([torch.cat(level) for level in zip(*joined, strict=True)])
+        parts = {name: value.chunk(len(choices)) for name, value in maps.items()}
+        return {choice: {name: part[at] for name, part in parts.items()} for at, choice in enumerate(choices)}
 
 
 Objective = TaskObjective | AutoencodeObjective | MaskedObjective | DistillObjective

@@ -122,6 +122,9 @@ class Stage(_Section):
     """Sensors that this stage uses; null: all that the model has, or that the objective looks at."""
     modality_dropout: Share = 0.0
     """Chance for each sample that one of its sensors, drawn evenly, is cut out at the blend."""
+    alone: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the loss of what each sensor answers alone, from the same features, beside that of both: no branch may
+    rest on the other, and either camera may fail."""
     schedule: Schedule | None = None
     """Null: the recipe's."""
     optimiser: Optimiser | None = None

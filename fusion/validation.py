@@ -10,12 +10,10 @@ from torch import Tensor, nn
 from fusion.bootstrap import Record, Resampled
 from fusion.checkpoint import Row
 from fusion.model import FusionModel, Sensor
-from fusion.objectives import Batch
+from fusion.objectives import ALONE, Batch
 
 PICTURES = 3
 """Validation pictures that a pretraining stage keeps for its report."""
-_ALONE: dict[str, tuple[float, float]] = {"rgb": (1.0, 0.0), "thermal": (0.0, 1.0)}
-"""Sensor → what is left at the blend when the other is taken away."""
 
 
 @dataclass
@@ -90,7 +88,7 @@ def _task(
     maps = model.head(model.join(features, present))
     _record(model, maps, batch, share.records.setdefault("all", {}), number)
     for sensor in sensors if len(sensors) > 1 else ():
-        alone = model.head(model.join(features, present * present.new_tensor(_ALONE[sensor])))
+        alone = model.head(model.join(features, present * present.new_tensor(ALONE[sensor])))
         _record(model, alone, batch, share.records.setdefault(sensor, {}), number)
     return model.loss(maps, batch["targets"], counts)
 
@@ -136,4 +134,4 @@ def _figures(model: FusionModel, records: dict[str, list[Record]]) -> Row:
     row: Row = {name: value for name, value in metric.compute().items() if name != "per_class"}
     main = metric.criterion[0]
     classes = len(model.config.classes)
-    return row | {f"{main}_{s}": Resampled(records[s], classes).value() for s in _ALONE if s in records}
+    return row | {f"{main}_{s}": Resampled(records[s], classes).value() for s in ALONE if s in records}

@@ -286,3 +286,32 @@ def test_ssim_of_a_picture_with_itself_is_one_and_falls_with_noise():
     similar = [ssim(a, a + s * torch.randn_like(a), 8.0).mean().item() for s in (0.0, 0.2, 1.0)]
     assert similar[0] == pytest.approx(1.0, abs=1e-6)
     assert similar[0] > similar[1] > similar[2]
+
+
+def test_what_each_sensor_answers_alone_is_trained_beside_the_answer_of_both():
+    module = objective("task")
+    prepared, counts = module.prepare(batch("task"))
+    both = module(prepared, ("rgb", "thermal"), None, counts)
+    alone = []
+    for sensor in range(2):
+        keep = torch.zeros(5, 2)
+        keep[:, sensor] = 1.0
+        alone.append(module(prepared, ("rgb", "thermal"), keep, counts)["loss"].item())
+    module.alone = 0.5
+    said = module(prepared, ("rgb", "thermal"), None, counts)
+    assert [said["alone_rgb"].item(), said["alone_thermal"].item()] == pytest.approx(alone, rel=1e-9)
+    assert said["loss"].item() == pytest.approx((both["loss"].item() + 0.5 * sum(alone)) / 2, rel=1e-9)
+    assert torch.allclose(said["heat"], both["heat"], rtol=0, atol=1e-12)
+
+
+def test_a_sensors_own_answer_teaches_its_branch_what_the_other_hides():
+    """Through a blend that starts at zero the added sensor hears nothing of the loss of both; of its own it does."""
+    module = objective("task")
+    module.alone = 1.0
+    with torch.no_grad():
+        for parameter in module.model.blend.parameters():
+            parameter.zero_()
+    prepared, counts = module.prepare(batch("task"))
+    _, gradients = learn(module, prepared, counts)
+    added = {name: gradient for name, gradient in gradients.items() if ".blend." in name}
+    assert added and all(gradient.any() for gradient in added.values())
