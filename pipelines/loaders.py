@@ -82,7 +82,11 @@ class CardLoaders:
         return self._recipe.repeat if kind == "labelled" else 1
 
     def _steps_of(self, kind: str) -> int:
-        """Optimiser steps of an epoch: what does not fill a batch is left out, unless there is no other."""
+        """Optimiser steps of an epoch.
+
+        What does not fill a batch is left out. Where there is less than one, all of it is one: as much as can be shared
+        out evenly.
+        """
         return max(1, self.sizes[kind] * self._passes(kind) // self._recipe.batch)
 
     def _keys(self, kind: str, order: tuple[int | str, ...], skip: int) -> Steps:
@@ -92,6 +96,8 @@ class CardLoaders:
             for number in range(self._passes(kind))
             for index in permutation(count, *order, "order", number)
         ]
+        # Equal shares: a process with fewer pairs could take fewer parts of its batch, and the others would wait.
+        del epoch[len(epoch) - len(epoch) % self._world :]
         batches = [epoch[step * size : (step + 1) * size] for step in range(skip, self._steps_of(kind))]
         return [
             [(kind, index, derive(*order, "pair", number, index)) for number, index in batch[self._rank :: self._world]]
