@@ -1,5 +1,7 @@
 """The two-branch model: raw frames in, answer out."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Self, cast
 
 import torch
@@ -51,8 +53,12 @@ class FusionModel(nn.Module):
         inputs = ModelInputs.model_validate(config.inputs)
         self.letterbox = Letterbox(inputs.rgb_size, config.size)
         early = config.is_early
-        self.rgb = build_encoder(config.rgb.arch, 4 if early else 3) if "rgb" in config.sensors else None
-        self.thermal = build_encoder(config.thermal.arch, 1) if "thermal" in config.sensors and not early else None
+        with _in_field("model.rgb.arch"):
+            self.rgb = build_encoder(config.rgb.arch, 4 if early else 3) if "rgb" in config.sensors else None
+        with _in_field("model.thermal.arch"):
+            self.thermal = build_encoder(config.thermal.arch, 1) if "thermal" in config.sensors and not early else None
+        self.copied: WeightReport | None = None
+        """What became of RGB's weights file, where a copied start has no RGB branch to wait for."""
         self.normalise = nn.ModuleDict({"thermal": ThermalNormalise(inputs.thermal)})
         if self.rgb is not None:
             self.normalise["rgb"] = RgbNormalise(self.rgb.mean, self.rgb.std)
@@ -200,17 +206,12 @@ class FusionModel(nn.Module):
         return self.head.loss(maps, targets, counts)
 
     def copy_thermal_start(self) -> WeightReport:
-        """Start the thermal encoder from what RGB's knows now; without an RGB branch, from its weights file."""
+        """Start the thermal encoder from what RGB's knows now; without an RGB branch ``build_model`` has done so."""
         assert self.thermal is not None
         if self.rgb is not None:
             return copy_from_rgb(self.thermal, self.rgb)
-        if self.config.rgb.weights is None:
-            raise FusionError(
-                "model.thermal.start is 'copied', but there is no RGB branch and model.rgb.weights is null"
-            )
-        source = build_encoder(self.config.rgb.arch, 3)
-        load_encoder_weights(source, self.config.rgb.arch, self.config.rgb.weights)
-        return copy_from_rgb(self.thermal, source)
+        assert self.copied is not None
+        return self.copied
 
     def named_blocks(self) -> dict[str, list[nn.Module]]:
         """Our names (``rgb.stem``, ``rgb.blocks.0`` …, ``blend.0`` …, ``head``) → the modules that carry them."""
@@ -244,21 +245,52 @@ class FusionModel(nn.Module):
 def build_model(config: ModelConfig, seed: int) -> tuple[FusionModel, list[WeightReport]]:
     """Build the model a recipe describes and load the weights it names; the reports say what was loaded.
 
-    A copied start is not made here but by ``copy_thermal_start``, when thermal is first used.
+    A copied start is made by ``copy_thermal_start``, when thermal is first used; without an RGB branch, which could
+    learn until then, it is made here.
+
+    Raises:
+        FusionError: an architecture or weights do not fit; its text begins with the field.
     """
     torch.manual_seed(seed)
     model = FusionModel(config)
     reports = []
     if model.rgb is not None and config.rgb.weights is not None:
-        reports.append(load_encoder_weights(model.rgb, config.rgb.arch, config.rgb.weights))
+        with _in_field("model.rgb.weights"):
+            reports.append(load_encoder_weights(model.rgb, config.rgb.arch, config.rgb.weights))
     if model.thermal is not None:
-        thermal = config.thermal
-        if thermal.start == "copied" and thermal.arch != config.rgb.arch:
-            raise FusionError(
-                f"model.thermal.start is 'copied', but the branches differ ({config.rgb.arch}, {thermal.arch})"
-            )
-        if thermal.weights is not None:
-            reports.append(load_encoder_weights(model.thermal, thermal.arch, thermal.weights))
-        elif thermal.init != "default":
-            draw_weights(model.thermal, thermal.init)
+        reports += _start_thermal(model, model.thermal, config)
     return model, reports
+
+
+def _start_thermal(model: FusionModel, encoder: Encoder, config: ModelConfig) -> list[WeightReport]:
+    thermal = config.thermal
+    if thermal.start == "copied" and thermal.arch != config.rgb.arch:
+        raise FusionError(f"model.thermal.start: 'copied', but the branches differ ({config.rgb.arch}, {thermal.arch})")
+    if thermal.start == "copied" and model.rgb is None:
+        model.copied = _copy_from_file(encoder, config)
+        return [model.copied]
+    if thermal.weights is not None:
+        with _in_field("model.thermal.weights"):
+            return [load_encoder_weights(encoder, thermal.arch, thermal.weights)]
+    if thermal.init != "default":
+        draw_weights(encoder, thermal.init)
+    return []
+
+
+def _copy_from_file(encoder: Encoder, config: ModelConfig) -> WeightReport:
+    """Start the thermal encoder of a model without an RGB branch from RGB's weights."""
+    if config.rgb.weights is None:
+        raise FusionError(
+            "model.thermal.start: 'copied' has nothing to copy: there is no RGB branch, and model.rgb.weights is null"
+        )
+    with _in_field("model.rgb.weights"):
+        return load_encoder_weights(encoder, config.rgb.arch, config.rgb.weights)
+
+
+@contextmanager
+def _in_field(name: str) -> Iterator[None]:
+    """Put the field before what does not fit."""
+    try:
+        yield
+    except FusionError as error:
+        raise FusionError(f"{name}: {error}") from None

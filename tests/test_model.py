@@ -286,16 +286,52 @@ def test_a_copied_start_takes_what_the_rgb_branch_knows_at_that_moment():
         assert name == "net.conv1.0.weight" or torch.equal(value, model.rgb.state_dict()[name])
 
 
-def test_a_copied_start_without_an_rgb_branch_reads_its_weights(tmp_path):
+def test_a_copied_start_without_an_rgb_branch_reads_its_weights_when_it_is_built(tmp_path):
     torch.manual_seed(9)
     known = build_encoder("test_resnet", 3)
     save_file(known.net.state_dict(), tmp_path / "w.safetensors")
     rgb = RgbEncoder(arch="test_resnet", weights=str(tmp_path / "w.safetensors"))
     model = copied(sensors=("thermal",), rgb=rgb)
-    model.copy_thermal_start()
-    assert torch.equal(model.thermal.net.conv1[0].weight, known.net.conv1[0].weight.sum(1, keepdim=True))
-    with pytest.raises(FusionError, match=r"no RGB branch and model\.rgb\.weights is null"):
-        copied(sensors=("thermal",)).copy_thermal_start()
+    (tmp_path / "w.safetensors").unlink()
+    report = model.copy_thermal_start()
+    assert (report.source, len(report.adapted)) == (rgb.weights, 1)
+    for name, value in known.net.state_dict().items():
+        start = model.thermal.net.state_dict()[name]
+        assert torch.equal(start, value.sum(1, keepdim=True) if name == "conv1.0.weight" else value)
+
+
+WRONG = {
+    "no such file": (
+        {"rgb": RgbEncoder(arch="test_resnet", weights="none.pth")},
+        "model.rgb.weights: none.pth: no such",
+    ),
+    "no file for a copy": (
+        {
+            "sensors": ("thermal",),
+            "rgb": RgbEncoder(arch="test_resnet", weights="none.pth"),
+            "thermal": ThermalEncoder(arch="test_resnet", start="copied"),
+        },
+        "model.rgb.weights: none.pth: no such",
+    ),
+    "nothing to copy": (
+        {"sensors": ("thermal",), "thermal": ThermalEncoder(arch="test_resnet", start="copied")},
+        "model.thermal.start: 'copied' has nothing to copy: there is no RGB branch, and model.rgb.weights is null",
+    ),
+    "no thermal file": (
+        {"thermal": ThermalEncoder(arch="test_resnet", weights="none.pth")},
+        "model.thermal.weights: none.pth: no such",
+    ),
+    "no RGB encoder": ({"rgb": RgbEncoder(arch="resnot", weights=None)}, "model.rgb.arch: unknown encoder 'resnot'"),
+    "no thermal encoder": ({"thermal": ThermalEncoder(arch="resnot")}, "model.thermal.arch: unknown encoder 'resnot'"),
+}
+
+
+@pytest.mark.parametrize("case", list(WRONG))
+def test_what_does_not_fit_is_told_with_its_field_when_it_is_built(case):
+    changes, words = WRONG[case]
+    with pytest.raises(FusionError) as caught:
+        build_model(config(**changes), 0)
+    assert str(caught.value).startswith(words) and "\n" not in str(caught.value)
 
 
 def test_a_copied_start_needs_one_architecture():

@@ -330,3 +330,25 @@ def test_a_recipe_is_scaled_with_all_that_counts_in_epochs():
     half = whole.scaled(0.5)
     assert [stage.epochs for stage in half.stages] == [epochs // 2 for epochs in (12, 2, 26)]
     assert (whole.stages[-1].unfreeze.every, half.stages[-1].unfreeze.every) == (2, 1)
+
+
+@pytest.mark.parametrize("sensors", ["[thermal]", "[rgb, thermal]"])
+def test_weights_that_are_not_there_fail_before_the_run_folder_is_made(sensors, synthetic_card, tmp_path, capsys):
+    path = tmp_path / "copied.yaml"
+    path.write_text(
+        f"""about: starts from what is not there
+model:
+  size: [64, 96]
+  sensors: {sensors}
+  rgb: {{arch: test_resnet, weights: nowhere.pth}}
+  thermal: {{arch: test_resnet, start: copied}}
+workers: 0
+stages:
+  - {{name: task, epochs: 1, groups: [{{match: "thermal.*|head", lr: 1.0e-3}}]}}
+"""
+    )
+    out = tmp_path / "run"
+    assert main(["train", str(path), "--data", str(synthetic_card), "--out", str(out)]) == 1
+    error = capsys.readouterr().err
+    assert error == f"rgbt: error: {path}:5: model.rgb.weights: nowhere.pth: no such weights file\n"
+    assert not out.exists()
