@@ -1,21 +1,25 @@
 """The loop: plan → stage → epoch → step."""
 
-from collections.abc import Callable, Iterable
+import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric import Fabric
-from torch import nn
 from tqdm import tqdm
 
 from fusion.checkpoint import Checkpoints, Row, State, load_stage, save_model, save_stage
-from fusion.encoders import norm_layers
-from fusion.errors import FusionError
 from fusion.model import FusionModel
-from fusion.plan import StagePlan, plan_stages
+from fusion.plan import plan_stages
 from fusion.recipe import Recipe
 from fusion.stage_run import Context, Loaders, StageRun
+from fusion.synchronise import sketch_objectives, trains_batch_norm
+
+_APART = (
+    "warning  batch-norms that train see only their own process's share of a batch (torch has no SyncBatchNorm on the "
+    "CPU); frozen norms and head.norm: group do not"
+)
 
 
 class StageStore:
@@ -45,12 +49,14 @@ class Trainer:
     ) -> None:
         self.run, self.store = run, store or StageStore()
         self.plans = plan_stages(recipe, model.named_blocks())
-        for index, stage in enumerate(recipe.stages):
-            try:
-                model.require_width(recipe.sensors_of(stage), stage.objective)
-            except FusionError as error:
-                raise FusionError(f"stages.{index}.sensors: {error}") from None
-        self.model = _synchronised(model, self.plans, fabric, say)
+        sketches = zip(sketch_objectives(model, recipe), self.plans, strict=True)
+        if (
+            fabric.world_size > 1
+            and fabric.device.type != "cuda"
+            and any(itertools.starmap(trains_batch_norm, sketches))
+        ):
+            say(_APART)
+        self.model = model
         # A fifth faster on the CPU (mobilenetv4, 256×256, 2026-11-21); torch's stubs do not know the keyword.
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.context = Context(recipe, loaders, run, fabric, say, stop, Checkpoints(run), tqdm(disable=True))
@@ -106,27 +112,3 @@ class Trainer:
         for plan in self.plans:
             offsets.append(offsets[-1] + self.context.per_epoch(plan) * plan.stage.epochs)
         return offsets
-
-
-def _synchronised(
-    model: FusionModel, plans: Iterable[StagePlan], fabric: Fabric, say: Callable[[str], None]
-) -> FusionModel:
-    """Batch-norms that train take their statistics over all devices; on the CPU torch cannot, and we say so."""
-    if fabric.world_size == 1 or not any(_trains_batch_norm(model, plan) for plan in plans):
-        return model
-    if fabric.device.type == "cuda":
-        synchronised: FusionModel = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
-        return synchronised
-    say(
-        "warning  batch-norms that train see only their own process's share of a batch (torch has no SyncBatchNorm on "
-        "the CPU); frozen norms and head.norm: group do not"
-    )
-    return model
-
-
-def _trains_batch_norm(model: FusionModel, plan: StagePlan) -> bool:
-    if not plan.stage.is_task:
-        return True  # decoders and projectors have their own
-    modules = model.named_blocks()
-    moving = [block.name for block in plan.blocks if block.norm == "train" and block.group is not None]
-    return any(True for name in moving for _ in norm_layers(modules[name]))
