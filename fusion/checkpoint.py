@@ -27,6 +27,8 @@ from fusion.model import FusionModel, ModelConfig
 
 Row = dict[str, Any]
 Tensors = dict[str, Tensor]
+PICTURES = "pictures"
+"""Folder of a run with what its stages without labels made of some pictures."""
 _NAME = re.compile(r"s(\d{2})-e(\d{3})(-\d{6})?")
 _WEIGHTS, _AVERAGE, _MOMENTS, _STATE, _REFERENCE = (
     "model.safetensors", "average.safetensors", "optimizer.pt", "state.json", "reference.npz",
@@ -181,15 +183,19 @@ def load_model(run: Path) -> FusionModel:
     return model.eval()
 
 
-def save_stage(folder: Path, model: FusionModel, history: list[Row]) -> None:
-    """Write what the stages up to here made of the model into an empty folder: weights and history."""
+def save_stage(folder: Path, model: FusionModel, history: list[Row], run: Path) -> None:
+    """Write what the stages up to here made into an empty folder: weights, history, and the run's pictures."""
+    if (run / PICTURES).is_dir():
+        shutil.copytree(run / PICTURES, folder / PICTURES, ignore=shutil.ignore_patterns("*.part"))
     _save_tensors(model.state_dict(), folder / _WEIGHTS)
     (folder / "history.json").write_text(json.dumps(history))
 
 
-def load_stage(folder: Path, model: FusionModel) -> list[Row]:
-    """Put what ``save_stage`` wrote into the model; return the history."""
+def load_stage(folder: Path, model: FusionModel, run: Path) -> list[Row]:
+    """Put what ``save_stage`` wrote into the model and the run; return the history."""
     with _damage(folder):
+        if (folder / PICTURES).is_dir():
+            shutil.copytree(folder / PICTURES, run / PICTURES, dirs_exist_ok=True)
         model.load_state_dict(load_file(folder / _WEIGHTS))
         history: list[Row] = json.loads((folder / "history.json").read_text())
     return history

@@ -11,7 +11,7 @@ from lightning.fabric import Fabric
 from tqdm import tqdm
 
 from fusion.bootstrap import Record, Resampled, paired_difference
-from fusion.checkpoint import Checkpoints, Row, State, load_weights
+from fusion.checkpoint import PICTURES, Checkpoints, Row, State, load_weights
 from fusion.errors import FusionError, Stopped
 from fusion.guard import exhausted, factor, refuge, verdict
 from fusion.learner import Learner, NonFinite
@@ -301,7 +301,7 @@ class StageRun:
         """Of a stage without labels: what it made of the first validation pictures, at its first and last epoch."""
         if not found.pictures or not self.fabric.is_global_zero:
             return
-        folder = self.context.run / "pictures"
+        folder = self.context.run / PICTURES
         folder.mkdir(exist_ok=True)
         arrays = {name: picture.numpy().astype(np.float16) for name, picture in found.pictures.items()}
         for moment in ("first", "last") if self.state.epoch == 1 else ("last",):

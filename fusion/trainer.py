@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from lightning.fabric import Fabric
@@ -22,15 +22,25 @@ _APART = (
 )
 
 
-class StageStore:
-    """Where the outputs of stages are kept, so that recipes which begin alike share them; this one keeps nothing."""
+class Store(Protocol):
+    """Where the outcomes of stages are kept, so that recipes which begin alike share them."""
 
     def fetch(self, index: int) -> Path | None:
         """The folder of what the stages up to ``index`` made of the model; None when it is not there."""
-        return None
 
     def keep(self, index: int, write: Callable[[Path], None]) -> None:
         """Keep a finished stage; ``write`` fills an empty folder."""
+
+
+class NoStore:
+    """Keeps nothing."""
+
+    def fetch(self, index: int) -> Path | None:
+        """Nothing is there."""
+        return None
+
+    def keep(self, index: int, write: Callable[[Path], None]) -> None:
+        """Nothing is written."""
 
 
 class Trainer:
@@ -45,9 +55,9 @@ class Trainer:
         fabric: Fabric,
         say: Callable[[str], None],
         stop: Callable[[], bool] = lambda: False,
-        store: StageStore | None = None,
+        store: Store | None = None,
     ) -> None:
-        self.run, self.store = run, store or StageStore()
+        self.run, self.store = run, store or NoStore()
         self.plans = plan_stages(recipe, model.named_blocks())
         sketches = zip(sketch_objectives(model, recipe), self.plans, strict=True)
         if (
@@ -88,7 +98,7 @@ class Trainer:
             self.state = State(stage=index, history=self.state.history)
         StageRun(self.context, self.model, self.plans[index], self.state, self._offsets()[index]).run(resumed)
         if self.context.fabric.is_global_zero:
-            self.store.keep(index, lambda folder: save_stage(folder, self.model, self.state.history))
+            self.store.keep(index, lambda folder: save_stage(folder, self.model, self.state.history, self.run))
 
     def _fetched(self) -> State:
         """Begin after the last stage that the store has."""
@@ -96,7 +106,7 @@ class Trainer:
             folder = self.store.fetch(index)
             if folder is not None:
                 self.context.say(f"{self.plans[index].stage.name:18} taken from {folder}")
-                return State(stage=index + 1, history=load_stage(folder, self.model))
+                return State(stage=index + 1, history=load_stage(folder, self.model, self.run))
         return State()
 
     def _bar(self) -> "tqdm[Any]":

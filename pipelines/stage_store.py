@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 from fusion.folder import atomic_folder
-from fusion.trainer import StageStore as NoStore
 from pipelines.recipe_file import TrainRecipe
 
 NOTE = "stage.json"
@@ -54,7 +53,7 @@ def _file_hash(weights: str | None) -> str | None:
     return hashlib.sha256(Path(weights).read_bytes()).hexdigest()
 
 
-class StageStore(NoStore):
+class StageStore:
     """Where one run finds the outcome of stages that another has trained, and leaves its own."""
 
     def __init__(self, folder: Path, keys: Sequence[str], owner: str) -> None:

@@ -7,7 +7,6 @@ import platform
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 
 from lightning.fabric import Fabric
@@ -21,14 +20,14 @@ from fusion.checkpoint import Row
 from fusion.model import FusionModel, ModelConfig, build_model
 from fusion.plan import plan_stages
 from fusion.stage_table import count_parameters, table
-from fusion.trainer import StageStore, Trainer
+from fusion.trainer import Store, Trainer
 from pipelines.launch import Processes, end_processes, failed_process, find_processes, lost_partner, make_fabric
 from pipelines.loaders import CardLoaders
 from pipelines.loggers import DEFAULT, make_loggers
 from pipelines.recipe_file import TrainRecipe, dump_recipe
+from pipelines.versions import versions
 
 RECIPE, RUN, HISTORY = "recipe.yaml", "run.json", "history.json"
-_PACKAGES = ("rgbt-fusion", "torch", "torchvision", "timm", "lightning", "torchmetrics")
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ def train(
     nodes: int | None = None,
     loggers: Sequence[str] = DEFAULT,
     stop: Callable[[], bool] = lambda: False,
-    store: StageStore | None = None,
+    store: Store | None = None,
 ) -> list[Row]:
     """Train through all stages; return the history.
 
@@ -139,7 +138,7 @@ def _info(
         devices=processes.devices,
         nodes=processes.nodes,
         precision=precision,
-        versions={"python": platform.python_version(), **{package: version(package) for package in _PACKAGES}},
+        versions={"python": platform.python_version(), **versions()},
     )
 
 
