@@ -43,6 +43,7 @@ def _heading(recipe: Recipe, stage: Stage) -> str:
     optimiser = recipe.optimiser_of(stage)
     extras = [
         f"modality dropout {stage.modality_dropout:g}" if stage.modality_dropout else "",
+        f"each alone {stage.alone:g}" if stage.alone else "",
         f"EMA {recipe.ema_of(stage):g}" if recipe.ema_of(stage) else "",
         f"{stage.accumulate} parts a batch" if stage.accumulate > 1 else "",
         f"guard {stage.guard.metric} {stage.guard.on_jump}" if stage.guard else "",
