@@ -6,6 +6,9 @@ from typing import Any
 
 from fusion.checkpoint import Row
 
+_SUMS = ("seconds", "waited", "pairs", "skipped")
+"""Totals of an epoch that are no means over its steps."""
+
 
 class Clock:
     """Time of an epoch, and the part of it that was spent waiting for data."""
@@ -32,9 +35,15 @@ class Clock:
 
 
 def epoch_row(totals: dict[str, float], steps: int) -> Row:
-    """Means over the steps of an epoch, and its pace."""
-    seconds, waited, pairs = totals["seconds"], totals["waited"], totals["pairs"]
-    means = {name: total / steps for name, total in totals.items() if name not in ("seconds", "waited", "pairs")}
+    """Means over the steps of an epoch, and its pace; ``skipped`` counts those that fp16's scaler let move nothing."""
+    seconds, waited, pairs, skipped = (totals.get(name, 0.0) for name in _SUMS)
+    means = {
+        name: total / (steps - skipped if name.startswith("gradient_norm") else steps)  # a skipped step has no norms
+        for name, total in totals.items()
+        if name not in _SUMS
+    }
+    if "skipped" in totals:
+        means["skipped"] = skipped
     return means | {"seconds": seconds, "pairs_per_s": pairs / seconds, "wait_share": waited / seconds}
 
 

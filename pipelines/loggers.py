@@ -21,6 +21,8 @@ from data.yaml_file import atomic
 
 FOLDER = "logs"
 NO_LOGGER = "none"
+STOPPED = "stopped"
+"""How a run ended that somebody asked to stop: it has saved, and may go on. Lightning knows success and failed."""
 DEFAULT = ("csv", "tensorboard")
 _PROJECT = "rgbt"
 
@@ -148,7 +150,7 @@ class OnceLogger(Logger):  # type: ignore[misc]  # as above
             file.write(json.dumps(call) + "\n")
 
     def finalize(self, status: str) -> None:
-        """Close the logger."""
+        """Close the logger; ``stopped``: somebody asked for it, and the run may go on."""
         self.inner.finalize(status)
 
     def _read(self) -> list[Call]:
@@ -196,7 +198,14 @@ def _mlflow(logs: Path) -> Logger:
     from lightning.pytorch.loggers import MLFlowLogger
 
     identity, server = logs / "mlflow-run", os.environ.get("MLFLOW_TRACKING_URI")
-    inner = MLFlowLogger(
+
+    class StoppableMLFlowLogger(MLFlowLogger):  # type: ignore[misc]  # as above
+        """Tells a stop from a failure; MLflow calls it killed, and takes the run up again when it goes on."""
+
+        def finalize(self, status: str = "success") -> None:
+            super().finalize("KILLED" if status == STOPPED else status)
+
+    inner = StoppableMLFlowLogger(
         experiment_name=os.environ.get("MLFLOW_EXPERIMENT_NAME", _PROJECT),
         run_name=logs.parent.name,
         tracking_uri=server or f"sqlite:///{(logs / 'mlflow.db').resolve()}",
@@ -221,7 +230,7 @@ def _wandb(logs: Path) -> Logger:
         """Ends its run with ours: a second training in this process would log into it."""
 
         def finalize(self, status: str) -> None:
-            self.experiment.finish(exit_code=0 if status == "success" else 1)
+            self.experiment.finish(exit_code=0 if status in ("success", STOPPED) else 1)
 
     identity = logs / "wandb-run"
     if not identity.exists():

@@ -27,7 +27,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--devices", type=int, metavar="N", help="devices on each node (default: what torchrun or SLURM started, or 1)"
     )
-    parser.add_argument("--nodes", type=int, metavar="M", help="nodes (default: those of torchrun or SLURM, or 1)")
+    parser.add_argument(
+        "--nodes",
+        type=int,
+        metavar="M",
+        help="nodes (default: those of torchrun or SLURM, or 1); RUN must lie on a disk that all of them see",
+    )
     parser.add_argument(
         "--logger",
         nargs="+",
