@@ -38,6 +38,40 @@ def test_single_sensor_baselines_have_the_same_labelled_epochs_encoder_and_head(
         assert (alone.augment, alone.batch, alone.model.size) == (whole.augment, whole.batch, whole.model.size)
 
 
+WHOLE = """about: all that a stage can be
+model:
+  size: [64, 96]
+  rgb: {arch: test_resnet, weights: pretrained}
+  thermal: {arch: test_resnet}
+stages:
+  - name: thermal-pretrain
+    objective: autoencode
+    epochs: 6
+    groups: [{match: "thermal.*|objective", lr: 2.0e-3}]
+  - name: thermal-task
+    sensors: [thermal]
+    epochs: 12
+    groups: [{match: "thermal.*|head", lr: 2.0e-3}]
+  - name: fuse
+    epochs: 2
+    modality_dropout: 0.1
+    groups: [{match: "blend.*|head", lr: 2.0e-3}]
+  - name: unfreeze
+    epochs: 26
+    groups: [{match: "*", lr: 1.0e-3}]
+    unfreeze: {branch: both, from: last, every: 2}
+    guard: {metric: val_loss}
+"""
+
+
+@pytest.fixture
+def whole(tmp_path):
+    """Path of a recipe that stays as it is, whatever is shipped."""
+    path = tmp_path / "whole.yaml"
+    path.write_text(WHOLE)
+    return str(path)
+
+
 def test_a_resolved_recipe_reads_back_as_itself(tmp_path):
     path = tmp_path / "again.yaml"
     path.write_text(dump_recipe(load_recipe("staged", ["batch=3"])))
@@ -87,8 +121,6 @@ def change(**fields):
     return apply
 
 
-PRETRAINED = "staged-autoencode"
-"""Pretraining, one sensor alone, both frozen, unfreezing: all that a stage can be."""
 BROKEN = {
     "unknown key": (change(stages__1__epoch=3), "unknown key 'stages.1.epoch'; did you mean 'epochs'?"),
     "rate below zero": (change(stages__0__groups__0__lr=-1), "stages.0.groups.0.lr"),
@@ -133,9 +165,9 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("case", list(BROKEN))
-def test_a_broken_recipe_is_one_line_with_file_and_field(case, tmp_path, capsys):
+def test_a_broken_recipe_is_one_line_with_file_and_field(case, whole, tmp_path, capsys):
     spoil, words = BROKEN[case]
-    content = yaml.safe_load(dump_recipe(load_recipe(PRETRAINED)))
+    content = yaml.safe_load(dump_recipe(load_recipe(whole)))
     spoil(content)
     path = tmp_path / "broken.yaml"
     path.write_text(yaml.safe_dump(content, sort_keys=False))
@@ -218,44 +250,44 @@ def test_a_wrong_call_is_one_line(arguments, words, capsys):
     assert words in error and error.count("\n") == 1
 
 
-def test_list_and_show(capsys):
+def test_list_and_show(whole, capsys):
     assert main(["recipe", "list"]) == 0
     assert "staged " in capsys.readouterr().out
-    assert main(["recipe", "show", PRETRAINED]) == 0
+    assert main(["recipe", "show", whole]) == 0
     out = capsys.readouterr().out
     assert "thermal-pretrain: 6 epochs, autoencode" in out and "frozen  rgb[stem,0,1,2,3]" in out
     assert main(["recipe", "show", "staged", "--names"]) == 0
     assert "thermal.blocks.3" in capsys.readouterr().out
 
 
-def test_a_variant_changes_its_parents_stages_by_name(tmp_path):
+def test_a_variant_changes_its_parents_stages_by_name(tmp_path, whole):
     path = tmp_path / "mine.yaml"
-    path.write_text(f"extends: {PRETRAINED}\nabout: x\nstages:\n  fuse: null\n  unfreeze: {{epochs: 3, guard: null}}\n")
+    path.write_text("extends: whole\nabout: x\nstages:\n  fuse: null\n  unfreeze: {epochs: 3, guard: null}\n")
     recipe = load_recipe(str(path))
     assert [stage.name for stage in recipe.stages] == ["thermal-pretrain", "thermal-task", "unfreeze"]
     assert (recipe.stages[-1].epochs, recipe.stages[-1].guard) == (3, None)
-    assert recipe.stages[-1].groups == load_recipe("staged").stages[-1].groups
+    assert recipe.stages[-1].groups == load_recipe(whole).stages[-1].groups
 
 
-def test_a_variant_puts_a_new_stage_before_one_of_its_parents(tmp_path):
+def test_a_variant_puts_a_new_stage_before_one_of_its_parents(tmp_path, whole):
     path = tmp_path / "mine.yaml"
     groups = '[{match: "head", lr: 1.0e-3}]'
-    path.write_text(f"extends: staged\nabout: x\nstages:\n  warm: {{before: fuse, epochs: 3, groups: {groups}}}\n")
+    path.write_text(f"extends: whole\nabout: x\nstages:\n  warm: {{before: fuse, epochs: 3, groups: {groups}}}\n")
     names = [stage.name for stage in load_recipe(str(path)).stages]
     assert names[names.index("fuse") - 1] == "warm"
 
 
-def test_a_stage_that_the_parent_lacks_is_refused_with_its_line(tmp_path):
+def test_a_stage_that_the_parent_lacks_is_refused_with_its_line(tmp_path, whole):
     path = tmp_path / "mine.yaml"
-    path.write_text("extends: staged\nabout: x\nstages:\n  fuze: {epochs: 3}\n")
+    path.write_text("extends: whole\nabout: x\nstages:\n  fuze: {epochs: 3}\n")
     with pytest.raises(DataError, match=r"mine\.yaml:4: stages\.fuze: the parent has no such stage; it has thermal"):
         load_recipe(str(path))
 
 
-def test_a_fault_in_a_changed_stage_is_told_with_its_own_line(tmp_path):
+def test_a_fault_in_a_changed_stage_is_told_with_its_own_line(tmp_path, whole):
     path = tmp_path / "mine.yaml"
-    path.write_text("extends: staged\nabout: x\nstages:\n  thermal-task: null\n  fuse:\n    epochs: 0\n")
-    with pytest.raises(DataError, match=r"mine\.yaml:6: .*stages\.0\.epochs"):
+    path.write_text("extends: whole\nabout: x\nstages:\n  thermal-task: null\n  fuse:\n    epochs: 0\n")
+    with pytest.raises(DataError, match=r"mine\.yaml:6: .*stages\.1\.epochs"):
         load_recipe(str(path))
 
 
@@ -268,9 +300,9 @@ def test_a_fault_in_a_changed_stage_is_told_with_its_own_line(tmp_path):
         ("{5: {epochs: 3}}", "mine.yaml:3: stages.5: the parent has no such stage"),
     ],
 )
-def test_a_change_that_is_none_is_one_line(stages, words, tmp_path):
+def test_a_change_that_is_none_is_one_line(stages, words, tmp_path, whole):
     path = tmp_path / "mine.yaml"
-    path.write_text(f"extends: staged\nabout: x\nstages: {stages}\n")
+    path.write_text(f"extends: whole\nabout: x\nstages: {stages}\n")
     with pytest.raises(DataError) as caught:
         load_recipe(str(path))
     assert words in str(caught.value) and "\n" not in str(caught.value)
@@ -301,17 +333,14 @@ def test_a_parent_that_is_not_there_is_told_with_its_place(tmp_path):
         load_recipe(str(path))
 
 
-def test_a_stage_is_left_out_from_the_command_line():
-    names = [stage.name for stage in load_recipe("staged").stages]
+def test_a_stage_is_left_out_from_the_command_line(whole):
+    names = [stage.name for stage in load_recipe(whole).stages]
     for name in names:
-        found = load_recipe("staged", [f"stages.{name}=null"])
+        found = load_recipe(whole, [f"stages.{name}=null"])
         assert [stage.name for stage in found.stages] == [one for one in names if one != name]
-    assert (
-        load_recipe("staged", ["stages.fuse={epochs: 7}"]).stages
-        == load_recipe("staged", ["stages.fuse.epochs=7"]).stages
-    )
+    assert load_recipe(whole, ["stages.fuse={epochs: 7}"]).stages == load_recipe(whole, ["stages.fuse.epochs=7"]).stages
     with pytest.raises(DataError, match=r"--set stages\.fuse=5: expected null .* stages\.fuse\.epochs=5"):
-        load_recipe("staged", ["stages.fuse=5"])
+        load_recipe(whole, ["stages.fuse=5"])
 
 
 def test_lines_follow_the_stages_when_one_is_left_out(tmp_path, capsys):
@@ -321,15 +350,15 @@ def test_lines_follow_the_stages_when_one_is_left_out(tmp_path, capsys):
     assert capsys.readouterr().err.startswith(f"rgbt: error: {path}:15: stages.0.groups.0.match: ")
 
 
-def test_changes_reach_a_stage_by_its_name():
-    assert load_recipe("staged", ["stages.unfreeze.epochs=7"]).stages[-1].epochs == 7
+def test_changes_reach_a_stage_by_its_name(whole):
+    assert load_recipe(whole, ["stages.unfreeze.epochs=7"]).stages[-1].epochs == 7
 
 
-def test_a_recipe_is_scaled_with_all_that_counts_in_epochs():
-    whole = load_recipe("staged", ["stages.unfreeze.unfreeze.every=2"])
-    half = whole.scaled(0.5)
-    assert [stage.epochs for stage in half.stages] == [epochs // 2 for epochs in (12, 2, 26)]
-    assert (whole.stages[-1].unfreeze.every, half.stages[-1].unfreeze.every) == (2, 1)
+def test_a_recipe_is_scaled_with_all_that_counts_in_epochs(whole):
+    recipe = load_recipe(whole)
+    half = recipe.scaled(0.5)
+    assert [stage.epochs for stage in half.stages] == [3, 6, 1, 13]
+    assert (recipe.stages[-1].unfreeze.every, half.stages[-1].unfreeze.every) == (2, 1)
 
 
 @pytest.mark.parametrize("sensors", ["[thermal]", "[rgb, thermal]"])
