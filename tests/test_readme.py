@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from pipelines.cli import _parser
-from pipelines.recipe_file import shipped
+from pipelines.recipe_file import load_recipe, shipped
+from pipelines.train import stage_table
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -16,7 +17,7 @@ COMMANDS = re.findall(r"^rgbt .*?$", README, re.MULTILINE)
 
 def test_the_readme_shows_the_journeys():
     first_words = {shlex.split(command, comments=True)[1] for command in COMMANDS}
-    assert {"data", "recipe", "train", "evaluate", "export", "verify", "bench", "live"} <= first_words
+    assert {"data", "recipe", "train", "evaluate", "compare", "export", "verify", "bench", "live"} <= first_words
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -24,8 +25,16 @@ def test_every_command_of_the_readme_is_one(command):
     arguments = shlex.split(command, comments=True)[1:]
     parsed = _parser(arguments).parse_args(arguments)
     assert callable(parsed.run)
-    if hasattr(parsed, "recipe"):
+    if getattr(parsed, "recipe", None):
         assert parsed.recipe in shipped()
+
+
+def test_the_recipe_of_the_readme_is_sound(tmp_path):
+    (block,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    path = tmp_path / "mine.yaml"
+    path.write_text(block)
+    stages, _ = stage_table(load_recipe(str(path)))
+    assert "thermal-pretrain: 10 epochs, distill" in stages and "onecycle" in stages
 
 
 def test_nothing_was_left_to_fill_in():
