@@ -17,13 +17,15 @@ from data.card import DatasetCard
 from data.errors import DataError
 from data.yaml_file import atomic, read_model
 from fusion.checkpoint import Row
+from fusion.errors import Stopped
 from fusion.model import FusionModel, ModelConfig, build_model
 from fusion.plan import plan_stages
 from fusion.stage_table import count_parameters, table
+from fusion.synchronise import sketch_objectives
 from fusion.trainer import Store, Trainer
 from pipelines.launch import Processes, end_processes, failed_process, find_processes, lost_partner, make_fabric
 from pipelines.loaders import CardLoaders
-from pipelines.loggers import DEFAULT, make_loggers
+from pipelines.loggers import DEFAULT, STOPPED, make_loggers
 from pipelines.recipe_file import TrainRecipe, dump_recipe
 from pipelines.versions import versions
 
@@ -93,6 +95,8 @@ def train(
     text = dump_recipe(recipe)
     if processes.leads:
         _claim(out, text, resume)
+    if resume and processes.leads:
+        _require_same_precision(out, precision)
     made = make_loggers(loggers, out) if processes.leads else []
     fabric = make_fabric(processes, accelerator, precision, made)
     # All that can be wrong with recipe, card and weights is found before other processes are started.
@@ -150,6 +154,9 @@ def _running(fabric: Fabric, loggers: Sequence[Logger]) -> Iterator[None]:
         fabric.launch()
         yield
         ended = "success"
+    except Stopped:
+        ended = STOPPED
+        raise
     except DataError as error:  # a worker's error comes wrapped in its traceback
         raise DataError(str(error).strip().splitlines()[-1].removeprefix("data.errors.DataError: ")) from None
     except RuntimeError as error:
@@ -181,8 +188,11 @@ def stage_table(recipe: TrainRecipe) -> tuple[str, dict[str, int]]:
 
 
 def _table(recipe: TrainRecipe, model: FusionModel) -> str:
+    """The stages as text; a stage that cannot learn from this model is an error."""
     counts = count_parameters(model)
-    return table(recipe, plan_stages(recipe, counts), counts)
+    plans = plan_stages(recipe, counts)
+    sketch_objectives(model, recipe)
+    return table(recipe, plans, counts)
 
 
 def read_run(run: Path) -> tuple[TrainRecipe, RunInfo, list[Row]]:
@@ -216,6 +226,16 @@ def _say(text: str) -> None:
 
 def _nothing(text: str) -> None:
     """Other processes than the first say nothing."""
+
+
+def _require_same_precision(out: Path, precision: str) -> None:
+    """Moments, fp16's scale and the same bits as of a run never stopped belong to one precision."""
+    before = _read_info(out)
+    if before is not None and before.precision != precision:
+        raise DataError(
+            f"--precision {precision}: {out} was started with {before.precision}; go on with --precision "
+            f"{before.precision}, or start a new run"
+        )
 
 
 def _require_same_card(out: Path, info: RunInfo) -> None:

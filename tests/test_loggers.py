@@ -10,7 +10,7 @@ from lightning.fabric.loggers import Logger
 from data.errors import DataError
 from pipelines import loggers
 from pipelines.commands.train import DEFAULT_LOGGERS
-from pipelines.loggers import DEFAULT, LOGGERS, PACKAGES, CsvLogger, OnceLogger, make_loggers
+from pipelines.loggers import DEFAULT, LOGGERS, PACKAGES, STOPPED, CsvLogger, OnceLogger, make_loggers
 
 ROWS = [
     (0, {"epoch/val_loss": 3.0}),
@@ -184,8 +184,9 @@ def test_mlflow_goes_on_with_the_run_it_began(tmp_path, trackers):
     assert first.settings["run_name"] == "first"
     assert first.told + second.told == ROWS
     assert second.parameters == {"batch": 8}
-    logger.finalize("success")
-    assert second.ended == "success"
+    for ended, told in (("success", "success"), ("failed", "failed"), (STOPPED, "KILLED")):
+        logger.finalize(ended)
+        assert second.ended == told
 
 
 def test_mlflow_uses_the_server_that_the_environment_names(tmp_path, trackers, monkeypatch):
@@ -196,10 +197,10 @@ def test_mlflow_uses_the_server_that_the_environment_names(tmp_path, trackers, m
 
 
 def test_wandb_goes_on_with_the_run_it_began_and_ends_it_with_ours(tmp_path, trackers):
-    for ended, code in (("failed", 1), ("success", 0)):
+    for ended, code in (("failed", 1), (STOPPED, 0), ("success", 0)):
         logger = make_loggers(["wandb"], tmp_path)[0]
         logger.finalize(ended)
         assert trackers[-1].ended == code
-    first, second = trackers
+    first, second = trackers[::2]
     assert first.settings["id"] == second.settings["id"]
     assert first.settings["save_dir"] == tmp_path / "logs"
