@@ -47,9 +47,9 @@ class RawInputMixed(MixedPrecision):  # type: ignore[misc]  # mypy sees nothing 
     normalises in fp32, and autocast halves from the first convolution on.
     """
 
-    def convert_input(self, data: Any) -> Any:  # noqa: ANN401 - as Fabric declares it
+    def convert_input(self, inputs: Any) -> Any:  # noqa: ANN401 - as Fabric declares it
         """Hand on."""
-        return data
+        return inputs
 
 
 @dataclass(frozen=True)
