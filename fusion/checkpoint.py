@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
@@ -29,7 +30,9 @@ Row = dict[str, Any]
 Tensors = dict[str, Tensor]
 PICTURES = "pictures"
 """Folder of a run with what its stages without labels made of some pictures."""
-_NAME = re.compile(r"s(\d{2})-e(\d{3})(-\d{6})?")
+_NAME = re.compile(r"s\d{2}-e\d{3}(-\d{6})?")
+_LEFTOVER = re.compile(rf"\.{_NAME.pattern}\..+")
+"""What a killed process may leave: a checkpoint half-written (see atomic_folder), or half-removed."""
 _WEIGHTS, _AVERAGE, _MOMENTS, _STATE, _REFERENCE = (
     "model.safetensors", "average.safetensors", "optimizer.pt", "state.json", "reference.npz",
 )  # fmt: skip
@@ -71,7 +74,12 @@ class Snapshot:
 
 
 class Checkpoints:
-    """The folder RUN/checkpoints: the last two, the entry and the best of the stage, and the end of each stage."""
+    """The folder RUN/checkpoints, with a checkpoint for each epoch that something may still go back to.
+
+    Kept are the last two, the end of each stage, the best epoch of the stage in hand, and of its other epochs those
+    that it names (see fusion.stage_run): where its guard or its unfreezing would go back to, and its entry where l2_sp
+    pulls towards it.
+    """
 
     def __init__(self, run: Path) -> None:
         self.folder = run / "checkpoints"
@@ -97,7 +105,7 @@ class Checkpoints:
 
     def latest(self) -> State | None:
         """The state of the newest checkpoint; None when there is none yet."""
-        names = self._names()
+        names = self._found(_NAME)
         if not names:
             return None
         with _damage(self.folder / names[-1]):
@@ -124,18 +132,20 @@ class Checkpoints:
             state: Where the run stands.
             keep: Epochs of the stage that may still be gone back to.
         """
-        for leftover in self.folder.glob(".*"):
-            shutil.rmtree(leftover)
-        names = self._names()
+        for leftover in self._found(_LEFTOVER):
+            shutil.rmtree(self.folder / leftover)
+        names = self._found(_NAME)
         ends = {n for n, following in itertools.pairwise(names) if n[:3] != following[:3]}
         kept = {*names[-2:], *ends, *(f"s{state.stage:02}-e{epoch:03}" for epoch in keep)}
         for name in set(names) - kept:
-            shutil.rmtree(self.folder / name)
+            doomed = (self.folder / name).rename(self.folder / f".{name}.removed")  # what has its name is whole
+            shutil.rmtree(doomed)
 
-    def _names(self) -> list[str]:
+    def _found(self, pattern: re.Pattern[str]) -> list[str]:
+        """Names of the folders that match, in order."""
         if not self.folder.is_dir():
             return []
-        return sorted(p.name for p in self.folder.iterdir() if _NAME.fullmatch(p.name))
+        return sorted(p.name for p in self.folder.iterdir() if pattern.fullmatch(p.name) and p.is_dir())
 
 
 def _save_tensors(tensors: Tensors, path: Path) -> None:
@@ -181,6 +191,24 @@ def load_model(run: Path) -> FusionModel:
         model = FusionModel(ModelConfig.model_validate_json((folder / "config.json").read_text()))
         model.load_state_dict(load_file(folder / "weights.safetensors"))
     return model.eval()
+
+
+def save_pictures(run: Path, stage: str, pictures: Tensors) -> None:
+    """Write what a stage without labels made of some pictures into RUN/pictures: of its first epoch, and of the last.
+
+    Args:
+        run: The run's folder.
+        stage: The stage's name.
+        pictures: By name, each [B,…] float; kept as float16.
+    """
+    folder = run / PICTURES
+    folder.mkdir(exist_ok=True)
+    arrays = {name: picture.numpy().astype(np.float16) for name, picture in pictures.items()}
+    first, last = (folder / f"{stage}-{moment}.npz" for moment in ("first", "last"))
+    for path in (last,) if first.exists() else (first, last):
+        with path.with_suffix(".part").open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+        path.with_suffix(".part").replace(path)
 
 
 def save_stage(folder: Path, model: FusionModel, history: list[Row], run: Path) -> None:

@@ -1,6 +1,7 @@
 """What a stage's rows of history say: a jump the wrong way, and a figure that no longer improves. Pure functions.
 
-A stage's rows are dicts, its entry (epoch 0) first; a row with ``rolled_back`` tells of weights that were thrown away.
+A stage's rows are dicts, its entry (epoch 0) first; a row with ``rolled_back`` tells of weights that were thrown away,
+and by ``back_to`` of the epoch whose weights took their place.
 """
 
 import math
@@ -55,7 +56,7 @@ def verdict(guard: Guard, rows: Rows) -> Verdict | None:
     ends = {
         "warn": "",
         "stop": f"; the stage ends{after}",
-        "rollback": f"; back to {_name(epoch)} with rates × {guard.lr_factor:g} (rollback {undone + 1} of "
+        "rollback": f"; back to {named(epoch)} with rates × {guard.lr_factor:g} (rollback {undone + 1} of "
         f"{guard.at_most})",
     }
     return Verdict(action, f"epoch {rows[-1]['epoch']}: {_told(guard, value, known, best)}{ends[action]}", epoch)
@@ -79,6 +80,19 @@ def factor(guard: Guard, rows: Rows) -> float:
     return float(guard.lr_factor ** _rollbacks(rows))
 
 
+def lineage(rows: Rows) -> tuple[int, ...]:
+    """Epochs whose steps the weights have in them after these rows; a rollback takes those after its goal away."""
+    kept: dict[int, tuple[int, ...]] = {}
+    now: tuple[int, ...] = ()
+    for row in rows:
+        if "rolled_back" in row:
+            now = kept[row["back_to"]]
+        elif row["epoch"]:
+            now = (*now, row["epoch"])
+        kept[row["epoch"]] = now
+    return now
+
+
 def exhausted(rule: EarlyStop, rows: Rows) -> str | None:
     """Why to end a stage early: no improvement by more than ``min_delta`` for ``patience`` epochs.
 
@@ -100,9 +114,14 @@ def exhausted(rule: EarlyStop, rows: Rows) -> str | None:
             waited += 1
     if waited < rule.patience:
         return None
-    since = "" if best is None else f" (best {best[1]:.4g} at {_name(best[0])})"
+    since = "" if best is None else f" (best {best[1]:.4g} at {named(best[0])})"
     more = f" by more than {rule.min_delta:g}" if rule.min_delta else ""
     return f"{rule.metric} has not improved{more} for {_counted(waited, 'epoch')}{since}; the stage ends early"
+
+
+def named(epoch: int) -> str:
+    """An epoch in words."""
+    return f"epoch {epoch}" if epoch else "the stage's entry"
 
 
 def _falls(metric: str) -> bool:
@@ -150,14 +169,10 @@ def _told(guard: Guard, value: float, known: Mapping[int, float], best: int) -> 
         return f"{guard.metric} is {100 * value:.1f} points, more than the {100 * guard.tolerance:.3g} tolerated"
     top = known[best]
     if not _falls(guard.metric):
-        below = f"{100 * (top - value):.1f} points below {_name(best)}"
+        below = f"{100 * (top - value):.1f} points below {named(best)}"
         return f"{guard.metric} fell from {top:.4g} to {value:.4g}, {below} ({100 * guard.tolerance:.3g} tolerated)"
-    above = f"{100 * (value / top - 1):.3g} % above {_name(best)}" if top > 0 else f"above {_name(best)}"
+    above = f"{100 * (value / top - 1):.3g} % above {named(best)}" if top > 0 else f"above {named(best)}"
     return f"{guard.metric} rose from {top:.4g} to {value:.4g}, {above} ({100 * guard.tolerance:.3g} % tolerated)"
-
-
-def _name(epoch: int) -> str:
-    return f"epoch {epoch}" if epoch else "the stage's entry"
 
 
 def _counted(count: int, what: str) -> str:

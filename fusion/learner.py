@@ -1,7 +1,7 @@
 """One stage at work: the objective, the optimiser over what trains, and the step."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -44,6 +44,8 @@ class Learner:
         self.optimizer: Any = None
         decay = recipe.ema_of(plan.stage)
         self.average = ModelEmaV3(self.objective, decay, use_warmup=True) if decay else None
+        self.kept: Sequence[int] = ()
+        """Epochs of the stage (from 0) whose steps the weights and moments have in them: see fusion.rates.fresh."""
         self._training: list[str] = []
         self._branches: dict[str, list[nn.Parameter]] = {}
         self._moments: dict[str, Any] = {}
@@ -129,8 +131,9 @@ class Learner:
         terms = self._backward(batch, counts[:-1])
         norms = self._norms()
         names = [*terms, GRADIENT, *(f"{GRADIENT}_{branch}" for branch in self._branches)]
-        losses = self._sum(torch.stack(list(terms.values())))
-        values = torch.cat([losses.float(), norms.float(), counts[-1:].float()]).tolist()
+        # The norms are the same on all devices but for a broken one: summed, all see what is no number on any.
+        summed = self._sum(torch.cat([torch.stack(list(terms.values())), norms / self.fabric.world_size]))
+        values = torch.cat([summed.float(), counts[-1:].float()]).tolist()
         found = dict(zip([*names, "stop"], values, strict=True))
         if wrong := non_finite(found):
             return self._skip(wrong, found, batch, counts[:-1], number)
@@ -145,7 +148,7 @@ class Learner:
     def _set_rates(self, number: int, per_epoch: int, factor: float) -> None:
         share = factor * rate(self.recipe.schedule_of(self.stage), number, per_epoch * self.stage.epochs)
         for group in self.optimizer.param_groups:
-            group["lr"] = group["top"] * share * fresh(number, group["opens"] * per_epoch)
+            group["lr"] = group["top"] * share * fresh(number, per_epoch, group["opens"], self.kept)
 
     def _backward(self, batch: Batch, counts: Tensor) -> dict[str, Tensor]:
         """Sum the contributions of a batch's parts, and their gradients."""

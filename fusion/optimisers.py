@@ -1,11 +1,12 @@
 """What turns gradients into steps: torch's optimisers and their constants, by name."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-Share = Annotated[float, Field(ge=0, lt=1)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
+"""From 0 to just below 1."""
 Decay = Annotated[float, Field(ge=0)]
 _Groups = list[dict[str, Any]]
 
@@ -21,7 +22,7 @@ class AdamW(_Constants):
 
     kind: Literal["adamw"] = "adamw"
     weight_decay: Decay = 0.02
-    betas: tuple[Share, Share] = (0.9, 0.999)
+    betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
     eps: Annotated[float, Field(gt=0)] = 1e-8
 
 
@@ -30,7 +31,7 @@ class Adam(_Constants):
 
     kind: Literal["adam"]
     weight_decay: Decay = 0.0
-    betas: tuple[Share, Share] = (0.9, 0.999)
+    betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
     eps: Annotated[float, Field(gt=0)] = 1e-8
 
 
@@ -39,8 +40,20 @@ class Sgd(_Constants):
 
     kind: Literal["sgd"]
     weight_decay: Decay = 1e-4
-    momentum: Share = 0.9
+    momentum: BelowOne = 0.9
     nesterov: bool = True
+    """Look ahead (Sutskever et al., ICML 2013). Left out: where there is momentum."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default(cls, given: Any) -> Any:  # noqa: ANN401 - plain YAML content
+        return {"nesterov": False, **given} if isinstance(given, dict) and given.get("momentum") == 0 else given
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs a momentum above 0, found momentum: 0; say nesterov: false")
+        return self
 
 
 def _default_kind(value: Any) -> Any:  # noqa: ANN401 - plain YAML content

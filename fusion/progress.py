@@ -5,8 +5,12 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from fusion.checkpoint import Row
+from fusion.faults import GRADIENT
 
-_SUMS = ("seconds", "waited", "pairs", "skipped")
+TRAINING, VALIDATION = "training_seconds", "validation_seconds"
+"""Where an epoch's totals keep the time of its parts."""
+_WAITED, _PAIRS, _SKIPPED = "waited", "pairs", "skipped"
+_SUMS = (TRAINING, VALIDATION, _WAITED, _PAIRS, _SKIPPED)
 """Totals of an epoch that are no means over its steps."""
 
 
@@ -27,24 +31,34 @@ class Clock:
                 return
             yield batch
 
-    def add_to(self, totals: dict[str, float]) -> None:
-        """Add both, in seconds."""
-        spent = {"seconds": time.perf_counter() - self._started, "waited": self._waited}
-        for name, value in spent.items():
-            totals[name] = totals.get(name, 0.0) + value
+    def add_to(self, totals: dict[str, float], name: str) -> None:
+        """Add the seconds since the clock was made, or since they were last added, to ``totals``; the waiting too."""
+        now = time.perf_counter()
+        for key, spent in ((name, now - self._started), (_WAITED, self._waited)):
+            totals[key] = totals.get(key, 0.0) + spent
+        self._started, self._waited = now, 0.0
+
+
+def effort(totals: dict[str, float], steps: int) -> Row:
+    """What an epoch took, whatever came of it: optimiser steps, seconds in all, and those of validation."""
+    validation = totals.get(VALIDATION, 0.0)
+    return {"steps": steps, "seconds": totals.get(TRAINING, 0.0) + validation, "validation_seconds": validation}
 
 
 def epoch_row(totals: dict[str, float], steps: int) -> Row:
-    """Means over the steps of an epoch, and its pace; ``skipped`` counts those that fp16's scaler let move nothing."""
-    seconds, waited, pairs, skipped = (totals.get(name, 0.0) for name in _SUMS)
+    """Means over the steps of an epoch, what it took, and the pace of its training.
+
+    ``skipped`` counts the steps that fp16's scaler let move nothing.
+    """
+    training, waited, pairs, skipped = (totals.get(name, 0.0) for name in (TRAINING, _WAITED, _PAIRS, _SKIPPED))
     means = {
-        name: total / (steps - skipped if name.startswith("gradient_norm") else steps)  # a skipped step has no norms
+        name: total / (steps - skipped if name.startswith(GRADIENT) else steps)  # a skipped step has no norms
         for name, total in totals.items()
         if name not in _SUMS
     }
-    if "skipped" in totals:
-        means["skipped"] = skipped
-    return means | {"seconds": seconds, "pairs_per_s": pairs / seconds, "wait_share": waited / seconds}
+    if _SKIPPED in totals:
+        means[_SKIPPED] = skipped
+    return means | effort(totals, steps) | {"pairs_per_s": pairs / training, "wait_share": waited / training}
 
 
 def epoch_line(row: Row, epochs: int) -> str:

@@ -1,7 +1,7 @@
 """Learning rates as pure functions of the step, and the optimiser's groups that carry them."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from fusion.recipe import Schedule
 
 _FRESH_STEPS = 20
-"""Steps over which the rate of a block that opens within a stage rises: its optimiser moments are still empty."""
+"""Steps over which the rate of a block rises whose optimiser moments are empty although the stage is under way."""
 _ONE_CYCLE_START = 1 / 25
 """First rate of a one-cycle as a share of the top: torch's OneCycleLR has the same."""
 
@@ -49,9 +49,22 @@ def rate(schedule: "Schedule", step: int, steps: int) -> float:
     return curve((step - warm) / max(1, steps - warm), schedule)
 
 
-def fresh(step: int, opened: int) -> float:
-    """Share of its rate that a block has which opened at step ``opened`` of the stage; 1 for those open from 0 on."""
-    return min(1.0, (step - opened + 1) / _FRESH_STEPS) if opened else 1.0
+def fresh(number: int, per_epoch: int, opens: int, kept: Sequence[int]) -> float:
+    """Share of its rate that a block has while its moments are young: it opened late, or a rollback emptied them.
+
+    Args:
+        number: Step of the stage, from 0.
+        per_epoch: Steps of an epoch.
+        opens: Epoch (from 0) at which the block opens.
+        kept: Epochs (from 0) before this one whose steps the weights and moments still have in them.
+
+    Returns:
+        1 where the moments began with the stage: its own warm-up has seen to that.
+    """
+    epoch, step = divmod(number, per_epoch)
+    trained = [one for one in (*kept, epoch) if one >= opens]
+    done = (len(trained) - 1) * per_epoch + step
+    return min(1.0, (done + 1) / _FRESH_STEPS) if trained[0] else 1.0
 
 
 def parameter_groups(

@@ -3,16 +3,19 @@
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from fusion.errors import FusionError
 from fusion.model import HEADS, ModelSection, Sensor, Sensors
 from fusion.objectives import OBJECTIVES
-from fusion.optimisers import AdamW, Optimiser, Share
+from fusion.optimisers import AdamW, BelowOne, Optimiser
 from fusion.rates import SCHEDULES
 
 Positive = Annotated[float, Field(gt=0)]
 Factor = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(gt=0)]
+MOST_EPOCHS = 999
+"""Of one stage: the names of its checkpoints have three digits."""
 NormPolicy = Literal["frozen", "train"]
 
 
@@ -42,7 +45,9 @@ class Group(_Section):
     norm: NormPolicy | None = None
     """Statistics of batch-norms. Null: frozen in an encoder that was pretrained, train in one that never was."""
     l2_sp: Annotated[float, Field(ge=0)] = 0.0
-    """Pull towards the weights that the stage began with, decoupled as AdamW's decay is (Li et al., ICML 2018)."""
+    """Pull towards the weights that this stage began with, decoupled as AdamW's decay is. These are the starting point
+    of Li et al. (ICML 2018), the pretrained weights, in the first stage that trains the blocks; in a later stage they
+    are what the stages before have made of them."""
 
 
 class Schedule(_Section):
@@ -50,7 +55,7 @@ class Schedule(_Section):
 
     kind: str = "cosine"
     """constant, cosine, onecycle (Smith & Topin, 2018) or cyclic (triangular; Smith, WACV 2017)."""
-    warmup: Share | None = None
+    warmup: BelowOne | None = None
     """Share of the stage's steps; null: what is usual for the kind."""
     floor: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Lowest rate as a share of the top."""
@@ -114,13 +119,13 @@ class Stage(_Section):
     """One stage of the protocol."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
-    epochs: Annotated[int, Field(gt=0, lt=1000)]
+    epochs: Annotated[int, Field(gt=0, le=MOST_EPOCHS)]
     groups: Annotated[tuple[Group, ...], Field(min_length=1)]
     objective: str = "task"
     """task: the labelled answer. Without labels: autoencode, masked (thermal alone), distill (from RGB, on pairs)."""
     sensors: Sensors | None = None
     """Sensors that this stage uses; null: all that the model has, or that the objective looks at."""
-    modality_dropout: Share = 0.0
+    modality_dropout: BelowOne = 0.0
     """Chance for each sample that one of its sensors, drawn evenly, is cut out at the blend."""
     alone: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the loss of what each sensor answers alone, from the same features, beside that of both: no branch may
@@ -133,7 +138,7 @@ class Stage(_Section):
     """Largest norm of the gradient."""
     accumulate: Count = 1
     """Parts that a batch is worked through in; the step is the same, the memory less."""
-    ema: Annotated[float, Field(ge=0, lt=1)] | None = None
+    ema: BelowOne | None = None
     """Decay of a moving average of the weights, which is then what is validated and handed on; 0: none; null: the
     recipe's."""
     early_stop: EarlyStop | None = None
@@ -173,7 +178,7 @@ class Recipe(_Section):
     seed: int = 0
     optimiser: Optimiser = AdamW()
     schedule: Schedule = Schedule()
-    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    ema: BelowOne = 0.0
     """Of the stages that say nothing of it."""
     select: Literal["best", "last"] = "best"
     """Which epoch's weights a stage hands on: the best on the validation split (its entry included), or the last."""
@@ -206,13 +211,15 @@ class Recipe(_Section):
 
     def _require_sensors(self, stage: Stage) -> None:
         lacking = [s for s in self.sensors_of(stage) if s not in self.model.sensors]
-        if lacking and stage.sensors is not None:
-            raise ValueError(f"stage '{stage.name}' uses {', '.join(lacking)}, which model.sensors leaves out")
         if lacking:
-            raise ValueError(f"stage '{stage.name}' pretrains {', '.join(lacking)}, which model.sensors leaves out")
+            raise ValueError(f"stage '{stage.name}' uses {', '.join(lacking)}, which model.sensors leaves out")
 
     def scaled(self, share: float) -> Self:
-        """The recipe with ``share`` times the epochs of every stage, and what counts in epochs with them."""
+        """The recipe with ``share`` times the epochs of every stage, and what counts in epochs with them.
+
+        Raises:
+            FusionError: a stage would become too long, or nothing; the text begins with the field.
+        """
 
         def epochs(count: int) -> int:
             return max(1, round(count * share))
@@ -226,7 +233,16 @@ class Recipe(_Section):
                 update["early_stop"] = stage.early_stop.model_copy(update={"patience": patience})
             return stage.model_copy(update=update)
 
-        return self.model_copy(update={"stages": tuple(shorter(stage) for stage in self.stages)})
+        if not 0 < share <= MOST_EPOCHS:
+            raise FusionError(f"stages: the epochs cannot be multiplied by {share:g}; expected a number above 0")
+        changed = self.model_copy(update={"stages": tuple(shorter(stage) for stage in self.stages)})
+        try:
+            type(self).model_validate(changed.model_dump())  # model_copy checks nothing
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place, found = ".".join(map(str, first["loc"])), first["input"]
+            raise FusionError(f"{place}: {found} once multiplied by {share:g}: {first['msg']}") from None
+        return changed
 
     def sensors_of(self, stage: Stage) -> tuple[Sensor, ...]:
         """The sensors that a stage uses."""

@@ -1,76 +1,30 @@
 """One stage: its epochs, what is measured after each, and what is decided from that."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+import math
+from dataclasses import replace
 
-import numpy as np
 import torch
-from lightning.fabric import Fabric
-from tqdm import tqdm
 
-from fusion.bootstrap import Record, Resampled, paired_difference
-from fusion.checkpoint import PICTURES, Checkpoints, Row, State, load_weights
-from fusion.errors import FusionError, Stopped
-from fusion.guard import exhausted, factor, refuge, verdict
-from fusion.learner import Learner, NonFinite
+from fusion.bootstrap import Record
+from fusion.checkpoint import Row, State, load_weights, save_pictures
+from fusion.context import Context
+from fusion.errors import Stopped
+from fusion.faults import NonFinite
+from fusion.guard import exhausted, factor, lineage, named, refuge, verdict
+from fusion.learner import Learner
 from fusion.model import FusionModel
 from fusion.objectives import OBJECTIVES
 from fusion.plan import StagePlan
-from fusion.progress import Clock, epoch_line, epoch_row
-from fusion.recipe import Guard, Recipe
+from fusion.progress import TRAINING, VALIDATION, Clock, effort, epoch_line, epoch_row
+from fusion.recipe import Guard
 from fusion.seeds import derive
+from fusion.unfreezing import anchor, decide, is_due, undecided
 from fusion.validation import Validated, validate
 
 LOG_EVERY = 10
 """Optimiser steps between two entries in the loggers."""
 _NO_GUARD = Guard(on_jump="rollback")
 """What is done about numbers that are none in a stage that says nothing of a guard."""
-
-
-class Batches(Protocol):
-    """Batches of one epoch."""
-
-    def __len__(self) -> int:
-        """Number of batches of the whole epoch."""
-
-    def __iter__(self) -> Any:  # noqa: ANN401 - a torch DataLoader's iterator
-        """Yield batches."""
-
-
-class Loaders(Protocol):
-    """Where batches come from; handed in by the pipelines, so that this room knows no files."""
-
-    def train(self, kind: str, order: tuple[int | str, ...], skip: int = 0) -> Batches:
-        """This device's share of an epoch's batches.
-
-        Args:
-            kind: What an objective learns from: labelled, thermal or pairs.
-            order: Decides order and augmentation, and nothing else does.
-            skip: Batches that are done already and are not read.
-        """
-
-    def validation(self) -> Batches:
-        """This device's share of the labelled validation split, in a fixed order, not augmented."""
-
-
-@dataclass
-class Context:
-    """What all stages of a run share."""
-
-    recipe: Recipe
-    loaders: Loaders
-    run: Path
-    fabric: Fabric
-    say: Callable[[str], None]
-    stop: Callable[[], bool]
-    checkpoints: Checkpoints
-    progress: "tqdm[Any]"
-
-    def per_epoch(self, plan: StagePlan) -> int:
-        """Optimiser steps of one epoch of a stage."""
-        return len(self.loaders.train(OBJECTIVES[plan.stage.objective].learns_from, ("count",)))
 
 
 class StageRun:
@@ -112,85 +66,121 @@ class StageRun:
     def _enter(self) -> None:
         found = self._validate()
         self.reference = found.records
-        self._note({"stage": self.stage.name, "epoch": 0, **found.row})
+        row = self._row(effort(self.state.totals, 0) | found.row)
+        self.state.totals = {}
+        self._note(row)
 
     def _epoch(self) -> None:
         """Train and validate one epoch; where a number is none, go back."""
         try:
-            trained = self._train()
+            self._train()
             found = self._validate()
         except NonFinite as fault:
-            self._end_epoch()
-            if self._is_hopeless():
-                raise FusionError(
-                    f"{fault}; going back with lower rates did not help, and nothing of it was saved; lower the "
-                    "stage's lr, or look at these samples with rgbt data show"
-                ) from None
-            epoch, slower = self.state.best_epoch, (self.stage.guard or _NO_GUARD).lr_factor
-            self._go_back({}, f"{fault}; back to epoch {epoch} with rates × {slower:g}", epoch)
+            self._undo(fault)
             return
+        figures = epoch_row(self.state.totals, self.per_epoch) | {"lr": self._rates()}
         self._end_epoch()
-        self._judge(trained | found.row, found)
+        self._judge(self._row(figures | found.row | self._forgetting(found.row)), found)
 
-    def _is_hopeless(self) -> bool:
-        """Whether going back once more is pointless: done often enough, or no epoch is left and none was good."""
-        epochs = self._rows()[1:]
-        gone_back = sum("rolled_back" in row for row in epochs)
-        at_most = (self.stage.guard or _NO_GUARD).at_most
-        return gone_back >= at_most or gone_back == len(epochs) == self.stage.epochs - 1
+    def _row(self, figures: Row) -> Row:
+        """The epoch's row, the same on all devices: what is decided by it is decided once."""
+        row: Row = self.fabric.broadcast({"stage": self.stage.name, "epoch": self.state.epoch, **figures})
+        return row
 
     def _end_epoch(self) -> None:
         self.state.epoch += 1
         self.state.step, self.state.totals = 0, {}
 
-    def _judge(self, figures: Row, found: Validated) -> None:
+    def _undo(self, fault: NonFinite) -> None:
+        """Go back from numbers that are none, with lower rates; where that was done often enough, the stage ends.
+
+        Raises:
+            NonFinite: none of the stage's epochs was any good, and there is no further try.
+        """
+        spent, told = effort(self.state.totals, self.state.step), self.fabric.broadcast(str(fault))
+        self._end_epoch()
+        undone = ["rolled_back" in row for row in self._rows()[1:]]
+        guard, good, back = self.stage.guard or _NO_GUARD, not all(undone), self.state.best_epoch
+        over = sum(undone) >= guard.at_most
+        if not good and (over or self.state.epoch == self.stage.epochs):
+            raise NonFinite(
+                f"{told}; going back with lower rates did not help, and nothing of it was saved; lower the stage's "
+                "lr, or look at these samples with rgbt data show"
+            ) from None
+        reason = f"{told}; back to {named(back)} " + (
+            f"and the stage ends after {sum(undone)} rollbacks" if over else f"with rates × {guard.lr_factor:g}"
+        )
+        ended = {"stopped": reason} if over else {}
+        self._go_back(self._row(spent | self._undecided() | ended), reason, back)
+
+    def _judge(self, row: Row, found: Validated) -> None:
         """Let the guard, early stop and auto unfreezing look at the epoch that ended."""
-        row = {"stage": self.stage.name, "epoch": self.state.epoch, **figures, **self._forgetting(found.row)}
         rows = [*self._rows(), row]
         judged = verdict(self.stage.guard, rows) if self.stage.guard is not None else None
         if judged is not None and judged.action != "warn":
             ended = {"stopped": judged.text} if judged.action == "stop" else {}
-            self._go_back(row | ended, judged.text, judged.epoch)
+            self._go_back(row | self._undecided() | ended, judged.text, judged.epoch)
             return
         if judged is not None:
             row["warning"] = judged.text
         if self.stage.early_stop is not None and (over := exhausted(self.stage.early_stop, rows)):
             row["stopped"] = over
-        line = self.stage.unfreeze
-        if line is not None and line.auto and self.state.epoch % line.every == 0:
+        if found.pictures and self.fabric.is_global_zero:
+            save_pictures(self.context.run, self.stage.name, found.pictures)
+        if is_due(self.plan, self.state.epoch):
             row |= self._decide(found.records)
-        self._keep_pictures(found)
+            if not row["decision"]["deeper"] and self.recipe.select == "last":
+                back = anchor(rows)
+                self._go_back(row, f"what opened last did not help; back to {named(back)}", back)
+                return
         self._note(row)
+
+    def _decide(self, records: list[Record]) -> Row:
+        """Whether the blocks opened last were worth it."""
+        classes = len(self.model.config.classes)
+        found: Row = self.fabric.broadcast(decide(self.plan, self.state.epoch, records, self.reference, classes))
+        if found["decision"]["deeper"]:
+            self.reference = records
+        return found
+
+    def _undecided(self) -> Row:
+        """What an epoch says of unfreezing whose weights are thrown away."""
+        return undecided(self.plan, self.state.epoch) if is_due(self.plan, self.state.epoch) else {}
 
     def _go_back(self, row: Row, reason: str, epoch: int) -> None:
         """Take weights, average, moments and scaler of an earlier epoch; the epoch that ended counts as used."""
         self._load(self._name(epoch))
-        self._note({"stage": self.stage.name, "epoch": self.state.epoch, **row, "rolled_back": reason})
+        self._note(row | {"rolled_back": reason, "back_to": epoch})
 
-    def _train(self) -> Row:
-        """One epoch, or what is left of it."""
+    def _train(self) -> None:
+        """One epoch, or what is left of it; what it comes to is added to the state's totals."""
         self.learner.module.train()
-        state, rows = self.state, self._rows()
+        state, rows, clock = self.state, self._rows(), Clock()
+        self.learner.kept = [epoch - 1 for epoch in lineage(rows)]
         lowered = factor(self.stage.guard or _NO_GUARD, rows)
         order = (self.recipe.seed, state.stage, state.epoch, sum("rolled_back" in row for row in rows))
         kind = OBJECTIVES[self.stage.objective].learns_from
         batches = self.context.loaders.train(kind, order, skip=state.step)
-        clock = Clock()
-        for batch in clock.timed(self.fabric.setup_dataloaders(batches, use_distributed_sampler=False)):
-            torch.manual_seed(derive(*order, state.step, self.fabric.global_rank))
-            number = state.epoch * self.per_epoch + state.step
-            found = self.learner.step(batch, number, self.per_epoch, lowered, self.context.stop())
-            state.step += 1
-            stopping = found.pop("stop") > 0
-            for name, value in (found | {"pairs": len(batch["ids"]) * self.fabric.world_size}).items():
-                state.totals[name] = state.totals.get(name, 0.0) + value
-            self._show(found, number)
-            if stopping:
-                clock.add_to(state.totals)
-                self._stop()
-        clock.add_to(state.totals)
-        rates = {block.name: block.lr * lowered for block in self.plan.training(state.epoch)}
-        return epoch_row(state.totals, self.per_epoch) | {"lr": rates}
+        try:
+            for batch in clock.timed(self.fabric.setup_dataloaders(batches, use_distributed_sampler=False)):
+                torch.manual_seed(derive(*order, state.step, self.fabric.global_rank))
+                number = state.epoch * self.per_epoch + state.step
+                found = self.learner.step(batch, number, self.per_epoch, lowered, self.context.stop())
+                state.step += 1
+                stopping = found.pop("stop") > 0
+                for name, value in (found | {"pairs": len(batch["ids"]) * self.fabric.world_size}).items():
+                    state.totals[name] = state.totals.get(name, 0.0) + value
+                self._show(found, number)
+                if stopping:
+                    clock.add_to(state.totals, TRAINING)
+                    self._stop()
+        finally:
+            clock.add_to(state.totals, TRAINING)
+
+    def _rates(self) -> dict[str, float]:
+        """Block → top rate in the epoch in hand."""
+        lowered = factor(self.stage.guard or _NO_GUARD, self._rows())
+        return {block.name: block.lr * lowered for block in self.plan.training(self.state.epoch)}
 
     def _show(self, found: dict[str, float], number: int) -> None:
         progress = self.context.progress
@@ -209,9 +199,12 @@ class StageRun:
         raise Stopped(f"stage '{self.stage.name}', epoch {self.state.epoch + 1}, step {self.state.step}")
 
     def _validate(self) -> Validated:
-        sensors = self.recipe.sensors_of(self.stage)
+        """What the validation split says; where all devices read its row, it is the first device's."""
+        clock, sensors = Clock(), self.recipe.sensors_of(self.stage)
         found = validate(self.fabric, self.learner.judged, self.context.loaders.validation(), sensors)
-        if not np.isfinite(found.row["val_loss"]):
+        clock.add_to(self.state.totals, VALIDATION)
+        found = replace(found, row=self.fabric.broadcast(found.row))
+        if not math.isfinite(found.row["val_loss"]):
             raise NonFinite(f"stage '{self.stage.name}': the validation loss is {found.row['val_loss']}")
         return found
 
@@ -227,19 +220,6 @@ class StageRun:
             for sensor in ("rgb", "thermal")
             if f"{main}_{sensor}" in now
         }
-
-    def _decide(self, records: list[Record]) -> Row:
-        """Whether the blocks opened last were worth it: by more than one standard error of the paired difference."""
-        classes = len(self.model.config.classes)
-        found = paired_difference(Resampled(records, classes), Resampled(self.reference, classes))
-        deeper, gain, error = self.fabric.broadcast((bool(found.mean > found.se), found.mean, found.se))
-        blocks = sum(b.group == -1 or b.opens > 0 for b in self.plan.training(self.state.epoch - 1))
-        decision = {"blocks": blocks, "gain": gain, "se": error, "deeper": deeper}
-        if deeper:
-            self.reference = records
-            return {"decision": decision}
-        text = f"unfreezing stops at {blocks} blocks: the metric changed by {gain:+.4f}, standard error {error:.4f}"
-        return {"decision": decision, "stopped": text}
 
     def _note(self, row: Row) -> None:
         """Append the epoch to the history, note whether it is the best, save, say it."""
@@ -266,12 +246,14 @@ class StageRun:
     def _save(self) -> None:
         """Write a checkpoint, and remove those that nothing goes back to any more."""
         if self.fabric.is_global_zero:
-            line = self.stage.unfreeze
-            reference = self.reference if line is not None and line.auto else ()
+            auto = self.stage.unfreeze is not None and self.stage.unfreeze.auto
+            reference = self.reference if auto else ()
             self.context.checkpoints.save(self.state, self.learner.snapshot(), reference)
             keep = {self.state.best_epoch}
             if self.stage.guard is not None:
                 keep.add(refuge(self.stage.guard, self._rows()))
+            if auto and self.recipe.select == "last":
+                keep.add(anchor(self._rows()))
             if any(group.l2_sp for group in self.stage.groups):
                 keep.add(0)
             self.context.checkpoints.prune(self.state, keep)
@@ -296,16 +278,3 @@ class StageRun:
                 )
         elif self.learner.average is not None:
             self.learner.objective.load_state_dict(self.learner.judged.state_dict())
-
-    def _keep_pictures(self, found: Validated) -> None:
-        """Of a stage without labels: what it made of the first validation pictures, at its first and last epoch."""
-        if not found.pictures or not self.fabric.is_global_zero:
-            return
-        folder = self.context.run / PICTURES
-        folder.mkdir(exist_ok=True)
-        arrays = {name: picture.numpy().astype(np.float16) for name, picture in found.pictures.items()}
-        for moment in ("first", "last") if self.state.epoch == 1 else ("last",):
-            path = folder / f"{self.stage.name}-{moment}.npz"
-            with path.with_suffix(".part").open("wb") as file:
-                np.savez_compressed(file, allow_pickle=False, **arrays)
-            path.with_suffix(".part").replace(path)

@@ -10,10 +10,11 @@ from lightning.fabric import Fabric
 from tqdm import tqdm
 
 from fusion.checkpoint import Checkpoints, Row, State, load_stage, save_model, save_stage
+from fusion.context import Context, Loaders
 from fusion.model import FusionModel
 from fusion.plan import plan_stages
 from fusion.recipe import Recipe
-from fusion.stage_run import Context, Loaders, StageRun
+from fusion.stage_run import StageRun
 from fusion.synchronise import sketch_objectives, trains_batch_norm
 
 _APART = (

@@ -26,10 +26,10 @@ from data.prepare import InputSpec
 from data.thermal import ThermalSpec
 from export.bench import machine
 from fusion.checkpoint import Row
+from fusion.context import Loaders
 from fusion.model import FusionModel, ModelConfig, RgbEncoder, ThermalEncoder, build_model
 from fusion.objectives import Batch
 from fusion.recipe import Recipe
-from fusion.stage_run import Loaders
 from fusion.trainer import Trainer
 
 BLOCK = 1
@@ -227,7 +227,7 @@ def fit_once(model: FusionModel, recipe: Recipe, loaders: Loaders, fabric: Fabri
 
 
 class _InMemory:
-    """The same batches for every epoch; see fusion.stage_run.Loaders."""
+    """The same batches for every epoch; see fusion.context.Loaders."""
 
     def __init__(self, train: Interleaved) -> None:
         self._train = train

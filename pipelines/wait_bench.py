@@ -68,7 +68,7 @@ def _last_stage(recipe: TrainRecipe) -> TrainRecipe:
 
 
 class _Short:
-    """The first batches of each of a card's epochs, read by its own workers; see fusion.stage_run.Loaders."""
+    """The first batches of each of a card's epochs, read by its own workers; see fusion.context.Loaders."""
 
     def __init__(self, loaders: CardLoaders, steps: int) -> None:
         self._loaders, self._steps = loaders, steps

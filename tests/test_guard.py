@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from fusion.guard import Verdict, exhausted, factor, refuge, verdict
+from fusion.guard import Verdict, exhausted, factor, lineage, refuge, verdict
 from fusion.recipe import EarlyStop, Guard
 
 
@@ -105,6 +105,33 @@ def test_where_a_rollback_goes() -> None:
     # The least forgetful epoch is the entry; the newest within the tolerance has learned most.
     assert refuge(forgotten, rows("forgetting_rgb", 0.0, 0.01, 0.03)) == 2
     assert refuge(forgotten, rows("forgetting_rgb", 0.0, 0.01, 0.08)) == 1
+
+
+def test_what_forgets_too_much_goes_back_to_the_newest_epoch_that_did_not() -> None:
+    found = judge("forgetting_thermal", 0.0, 0.01, 0.03, 0.2)
+    assert found == Verdict(
+        "rollback",
+        "epoch 3: forgetting_thermal is 20.0 points, more than the 5 tolerated; back to epoch 2 with rates × 0.5 "
+        "(rollback 1 of 3)",
+        2,
+    )
+    found = judge("forgetting_thermal", 0.0, 0.06)
+    assert found is not None and (found.action, found.epoch) == ("rollback", 0)
+    found = judge("forgetting_thermal", 0.0, 0.01, "jump", 0.06, at_most=1)
+    assert found is not None and (found.action, found.epoch) == ("stop", 1)
+
+
+def test_the_epochs_that_the_weights_have_in_them() -> None:
+    def after(*goals: int | None) -> tuple[int, ...]:
+        rows: list[dict[str, Any]] = [{"epoch": 0}]
+        for epoch, goal in enumerate(goals, 1):
+            rows.append({"epoch": epoch} | ({} if goal is None else {"rolled_back": "why", "back_to": goal}))
+        return lineage(rows)
+
+    assert after() == () and after(None, None) == (1, 2)
+    assert after(None, None, 1) == (1,) and after(None, None, 1, None) == (1, 4)
+    assert after(None, 0, None) == (3,)
+    assert after(None, None, 1, None, 4) == (1, 4)  # to an epoch that itself came after a rollback
 
 
 def test_rates_fall_with_each_rollback() -> None:

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from fusion.encoders import build_encoder
 from fusion.errors import FusionError
+from fusion.optimisers import Sgd, build_optimiser
 from fusion.plan import plan_stages
 from fusion.rates import SCHEDULES, fresh, parameter_groups, rate
 from fusion.recipe import Recipe, Schedule
@@ -148,9 +150,40 @@ def test_a_cyclic_stage_has_its_triangles():
 
 
 def test_a_block_that_opens_late_begins_gently():
-    assert fresh(0, 0) == fresh(500, 0) == 1.0
-    rising = [fresh(100 + step, 100) for step in range(30)]
+    assert fresh(0, 100, 0, ()) == fresh(500, 100, 0, range(5)) == 1.0
+    rising = [fresh(100 + step, 100, 1, (0,)) for step in range(30)]
     assert rising[0] < 0.1 and rising == sorted(rising) and rising[-1] == 1.0
+    assert fresh(200, 100, 1, (0, 1)) == 1.0
+
+
+def test_a_rollback_to_before_a_block_opened_lets_it_begin_gently_again():
+    assert fresh(300, 100, 1, (0,)) == fresh(100, 100, 1, (0,))  # epochs 1 and 2 were thrown away
+    assert fresh(300, 100, 0, ()) == 0.05  # all were, and with them the stage's warm-up
+    assert fresh(40, 10, 1, (0, 1, 2)) == 1.0 > fresh(40, 10, 1, (0, 1)) == 0.55  # ten steps are left, and this one
+
+
+@pytest.mark.parametrize("momentum", [0, 0.0])
+def test_sgd_looks_ahead_where_it_has_momentum(momentum):
+    weights = [{"params": [torch.nn.Parameter(torch.ones(2, 2))], "lr": 0.1, "weight_decay": 0.0}]
+    build = lambda **more: build_optimiser(Sgd(kind="sgd", **more), weights)  # noqa: E731
+    assert build().defaults["nesterov"] and not build(momentum=momentum).defaults["nesterov"]
+    assert not build(nesterov=False).defaults["nesterov"]
+    with pytest.raises(ValidationError, match="nesterov needs a momentum above 0") as caught:
+        Sgd(kind="sgd", momentum=momentum, nesterov=True)
+    assert len(caught.value.errors()) == 1
+    assert Sgd.model_validate(Sgd(kind="sgd", momentum=momentum).model_dump()) == Sgd(kind="sgd", momentum=momentum)
+
+
+def test_a_recipe_times_its_epochs_is_checked_anew():
+    long = recipe(stage("*", epochs=500, early_stop={"patience": 5}, unfreeze={"every": 100}))
+    twice = long.scaled(1.998).stages[0]
+    assert (twice.epochs, twice.early_stop.patience, twice.unfreeze.every) == (999, 10, 200)
+    for share in (3.0, 1e300, 0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(FusionError, match=r"^stages") as caught:
+            long.scaled(share)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(FusionError, match=r"stages\.0\.epochs: 1500 once multiplied by 3: .* 999"):
+        long.scaled(3)
 
 
 def unfreezing(epochs=10, groups=("blend.*|head.*",), **line):

@@ -109,7 +109,7 @@ def train_until(recipe_path, card, out, workers, resume, event, count, changes=(
 def outcome(run):
     """Weights, and the history without what a clock measured."""
     history = json.loads((run / "history.json").read_text())
-    timed = ("seconds", "pairs_per_s", "wait_share")
+    timed = ("seconds", "validation_seconds", "pairs_per_s", "wait_share")
     return load_file(run / "model" / "weights.safetensors"), [
         {k: v for k, v in r.items() if k not in timed} for r in history
     ]

@@ -1,6 +1,8 @@
 """Stages at work on pictures in memory: what the guard undoes, what unfreezing carries over, what is handed on."""
 
+import itertools
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,8 +12,11 @@ from safetensors.torch import load_file
 
 from data.prepare import InputSpec
 from data.thermal import ThermalSpec
-from fusion.checkpoint import Checkpoints, load_model
+from fusion import checkpoint, stage_run, unfreezing
+from fusion.bootstrap import Difference
+from fusion.checkpoint import Checkpoints, State, load_model
 from fusion.errors import FusionError, Stopped
+from fusion.faults import NonFinite
 from fusion.learner import Learner
 from fusion.model import ModelConfig, build_model
 from fusion.plan import plan_stages
@@ -111,6 +116,37 @@ def equal(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
+def scripted(monkeypatch, name, *values):
+    """Let each validation in turn find a value, and then from the start again, whatever the model does."""
+    validate, values = stage_run.validate, itertools.cycle(values)
+
+    def found(*arguments):
+        seen = validate(*arguments)
+        return replace(seen, row=seen.row | {name: next(values)})
+
+    monkeypatch.setattr(stage_run, "validate", found)
+
+
+def broken(monkeypatch, numbers):
+    """Let the steps with these numbers find something that is no number."""
+    step = Learner.step
+
+    def spoilt(self, batch, number, *arguments):
+        if number in numbers:
+            raise NonFinite(f"step {number + 1}: the loss is nan")
+        return step(self, batch, number, *arguments)
+
+    monkeypatch.setattr(Learner, "step", spoilt)
+
+
+def saved(run, epoch):
+    return load_file(run / "checkpoints" / f"s00-e{epoch:03}" / "model.safetensors")
+
+
+def handed_on(run):
+    return {f"model.{name}": tensor for name, tensor in load_model(run).state_dict().items()}
+
+
 RGB_TASK = stage("rgb-task", 3, [{"match": "rgb.*|head", "lr": 2e-3}], sensors=["rgb"])
 
 
@@ -175,6 +211,71 @@ def test_the_guard_can_watch_forgetting(tmp_path):
     assert {"ap50_rgb", "ap50_thermal"} <= rows[0].keys()
     for row in rows[1:]:
         assert row["forgetting_rgb"] == pytest.approx(rows[0]["ap50_rgb"] - row["ap50_rgb"])
+
+
+def test_what_forgets_too_much_is_rolled_back_to_the_newest_epoch_that_did_not(tmp_path, monkeypatch):
+    scripted(monkeypatch, "ap50_rgb", 0.5, 0.48, 0.2, 0.1)
+    guard = {"metric": "forgetting_rgb", "tolerance": 0.05, "lr_factor": 0.5}
+    history, _ = fit(recipe_of(stage(epochs=3, guard=guard)), tmp_path / "run")
+    assert [row.get("back_to") for row in history] == [None, None, 1, 1]
+    assert [row.get("forgetting_rgb") for row in history] == [None, *map(pytest.approx, (0.02, 0.3, 0.4))]
+    assert "forgetting_rgb is 30.0 points" in history[2]["rolled_back"]
+    assert equal(saved(tmp_path / "run", 1), saved(tmp_path / "run", 2))
+    assert equal(saved(tmp_path / "run", 1), saved(tmp_path / "run", 3))
+    assert [row["lr"]["head"] for row in history[1:]] == [2e-3, 2e-3, 1e-3]
+
+
+def rates_of(monkeypatch):
+    """What each step's rates are, by block; grows while training."""
+    seen, step = [], Learner.step
+
+    def watched(self, *arguments):
+        found = step(self, *arguments)
+        seen.append({group["block"]: group["lr"] for group in self.optimizer.param_groups})
+        return found
+
+    monkeypatch.setattr(Learner, "step", watched)
+    return seen
+
+
+def test_rates_rise_anew_after_a_rollback_that_emptied_the_moments(tmp_path, monkeypatch):
+    steady = stage(
+        epochs=4, groups=[{"match": "blend.*|head", "lr": 1.0}], unfreeze=LINE | {"lr": 1.0, "lr_factor": 1.0},
+        schedule={"kind": "constant", "warmup": 0}, guard={"lr_factor": 1.0}, optimiser={"kind": "sgd"},
+    )  # fmt: skip
+    seen = rates_of(monkeypatch)
+    monkeypatch.setattr(torch.optim.SGD, "step", lambda self, closure=None: None)  # only the rates matter
+    scripted(monkeypatch, "val_loss", 1.0, 1.0, 9.0, 1.0, 1.0)
+    history, _ = fit(recipe_of(steady), tmp_path / "run")
+    assert [row.get("back_to") for row in history] == [None, None, 0, None, None]
+    assert [rates["head"] for rates in seen] == pytest.approx([1, 1, 1, 1, 0.05, 0.1, 0.15, 0.2])
+    assert [rates["thermal.blocks.2"] for rates in seen[2:]] == pytest.approx([0.05, 0.1, 0.05, 0.1, 0.15, 0.2])
+    assert [rates["thermal.blocks.0"] for rates in seen[6:]] == pytest.approx([0.05, 0.1])
+    polls, whole = iter([False] * 4 + [True]), seen.copy()
+    seen.clear()
+    with pytest.raises(Stopped):
+        fit(recipe_of(steady), tmp_path / "again", stop=lambda: next(polls))
+    fit(recipe_of(steady), tmp_path / "again", resume=True)
+    assert seen == whole
+
+
+def test_numbers_that_are_none_end_a_stage_that_had_a_good_epoch(tmp_path, monkeypatch):
+    broken(monkeypatch, {3, 4})  # the second step of epoch 2, the first of epoch 3
+    scripted(monkeypatch, "ap50", 0.1, 0.2)
+    history, _ = fit(recipe_of(stage(epochs=9, guard={"metric": "ap50", "at_most": 1})), tmp_path / "run")
+    assert [row.get("back_to") for row in history] == [None, None, 1, 1]
+    assert "stopped" not in history[2] and "the stage ends after 1 rollback" in history[3]["stopped"]
+    assert [row["steps"] for row in history] == [0, 2, 1, 0]
+    assert all(row["seconds"] >= row["validation_seconds"] for row in history) and history[2]["seconds"] > 0
+    assert equal(handed_on(tmp_path / "run"), saved(tmp_path / "run", 1))
+
+
+def test_the_seconds_of_an_epoch_are_all_of_it(tmp_path):
+    history, _ = fit(recipe_of(stage(epochs=1)), tmp_path / "run")
+    entry, row = history
+    assert entry["seconds"] == entry["validation_seconds"] > 0
+    training = row["seconds"] - row["validation_seconds"]
+    assert row["validation_seconds"] > 0 and training == pytest.approx(PICTURES / row["pairs_per_s"])
 
 
 def test_a_stage_that_no_longer_improves_ends_early(tmp_path):
@@ -274,7 +375,7 @@ def test_auto_ends_where_the_metric_gains_less_than_its_error(tmp_path):
     history, _ = fit(recipe, tmp_path / "run")
     assert len(history) == 2
     assert history[-1]["decision"] == {"blocks": 1, "gain": 0.0, "se": 0.0, "deeper": False}
-    assert "unfreezing stops at 1 blocks" in history[-1]["stopped"]
+    assert "unfreezing stops at 1 block: " in history[-1]["stopped"]
 
 
 def test_auto_goes_deeper_while_it_gains(tmp_path):
@@ -285,6 +386,71 @@ def test_auto_goes_deeper_while_it_gains(tmp_path):
     decision = history[30]["decision"]
     assert decision["deeper"] and decision["gain"] > decision["se"] >= 0
     assert len(history) == 32 and "thermal.blocks.2" not in history[31]["frozen"]
+
+
+@pytest.mark.parametrize("how", ["guard", "no number"])
+def test_auto_ends_at_an_epoch_that_was_to_decide_and_was_thrown_away(how, tmp_path, monkeypatch):
+    if how == "guard":
+        scripted(monkeypatch, "val_loss", 1.0, 1.0, 9.0, 1.0)
+    else:
+        broken(monkeypatch, {3})
+    line = LINE | {"auto": True, "every": 2}
+    groups = [{"match": "blend.*|head|thermal.blocks.-1", "lr": 1e-3}]
+    recipe = recipe_of(stage(epochs=6, groups=groups, unfreeze=line, guard={}))
+    history, _ = fit(recipe, tmp_path / "run")
+    assert len(history) == 3 and "rolled_back" in history[2]
+    assert history[2]["decision"] == {"blocks": 1, "gain": None, "se": None, "deeper": False}
+    assert "epoch 2, which was to decide, was thrown away" in history[2]["stopped"]
+
+
+def test_auto_hands_on_as_the_last_epoch_what_was_before_the_opening_that_did_not_help(tmp_path, monkeypatch):
+    gains = iter([0.5, 0.01])
+    monkeypatch.setattr(unfreezing, "paired_difference", lambda *_: Difference(next(gains), 0.02, 0.0, 0.0))
+    groups = [{"match": "blend.*|head", "lr": 1e-3}]
+    long = stage(epochs=9, groups=groups, unfreeze=LINE | {"auto": True, "every": 2})
+    history, _ = fit(recipe_of(long, select="last"), tmp_path / "run")
+    assert [row["decision"]["deeper"] for row in history if "decision" in row] == [True, False]
+    assert len(history) == 5 and history[4]["back_to"] == 2 and history[4]["decision"]["blocks"] == 2
+    assert equal(handed_on(tmp_path / "run"), saved(tmp_path / "run", 2))
+    assert not equal(saved(tmp_path / "run", 2), saved(tmp_path / "run", 3))
+
+
+def test_with_all_blocks_open_auto_has_nothing_to_decide(tmp_path, monkeypatch):
+    monkeypatch.setattr(unfreezing, "paired_difference", lambda *_: Difference(0.5, 0.02, 0.0, 0.0))
+    groups = [{"match": "blend.*|head", "lr": 1e-9}]
+    history, _ = fit(recipe_of(stage(epochs=7, groups=groups, unfreeze=LINE | {"auto": True})), tmp_path / "run")
+    assert [row["epoch"] for row in history if "decision" in row] == [1, 2, 3, 4]
+    assert len(history) == 8 and not any("stopped" in row for row in history)
+
+
+@pytest.mark.parametrize("moment", ["a folder is renamed", "it is half gone"])
+def test_a_kill_while_old_checkpoints_are_removed_leaves_whole_ones_only(moment, tmp_path, monkeypatch):
+    checkpoints, state = Checkpoints(tmp_path), State(stage=0, epoch=4)
+    files = {"model.safetensors", "optimizer.pt", "state.json"}
+    for name in (*(f"s00-e00{epoch}" for epoch in range(5)), ".s00-e002.1a2b3c4d"):
+        (checkpoints.folder / name).mkdir(parents=True)
+        for file in files:
+            (checkpoints.folder / name / file).write_bytes(b"x")
+    (checkpoints.folder / ".DS_Store").write_bytes(b"of somebody else")
+    (checkpoints.folder / ".notes").mkdir()
+    rmtree = shutil.rmtree
+
+    def killed(path):
+        if "s00-e002.1a2b" in str(path):
+            return rmtree(path)
+        if moment == "it is half gone":
+            (path / "model.safetensors").unlink()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.prune(state, {1})
+    for folder in checkpoints.folder.glob("s*"):
+        assert {file.name for file in folder.iterdir()} == files, folder
+    monkeypatch.undo()
+    checkpoints.prune(state, {1})
+    kept = {".DS_Store", ".notes", "s00-e001", "s00-e003", "s00-e004"}
+    assert {path.name for path in checkpoints.folder.iterdir()} == kept
 
 
 @pytest.fixture
@@ -331,7 +497,7 @@ def test_a_run_that_is_asked_to_stop_goes_on_to_the_same_bits(steps, three_stage
     assert saved.step > 0
     again, same = fit(three_stages, tmp_path / "run", resume=True)
     assert equal(weights, same)
-    timed = ("seconds", "pairs_per_s", "wait_share")
+    timed = ("seconds", "validation_seconds", "pairs_per_s", "wait_share")
     strip = lambda rows: [{k: v for k, v in row.items() if k not in timed} for row in rows]  # noqa: E731
     assert strip(again) == strip(whole)
 

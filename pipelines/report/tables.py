@@ -111,7 +111,7 @@ def decisions(stages: Iterable[Span]) -> str:
 
 def _decision(span: Span, row: Row) -> str:
     made = row["decision"]
-    figures = [str(row["epoch"]), str(made["blocks"]), f"{made['gain']:+.4f}", f"{made['se']:.4f}"]
+    figures = [str(row["epoch"]), str(made["blocks"]), _shown(made["gain"], "+.4f"), _shown(made["se"], ".4f")]
     cells = [name_cell(f"{span.number} {escape(span.stage.name)}"), *(f"<td>{figure}</td>" for figure in figures)]
     cells.append(f'<td class="text">{"one block deeper" if made["deeper"] else "no deeper"}</td>')
     return f"<tr>{''.join(cells)}</tr>"
