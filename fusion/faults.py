@@ -19,7 +19,7 @@ _SHOWN = 8
 
 
 class NonFinite(FusionError):
-    """A loss or a gradient is no number; the weights are as they were before the step."""
+    """A loss or a gradient is no number; the weights are as they were before the step. All devices raise it alike."""
 
 
 def non_finite(figures: Mapping[str, float]) -> list[str]:
@@ -47,7 +47,7 @@ def where(groups: Iterable[Mapping[str, Any]], plan: StagePlan) -> str:
     blocks = dict.fromkeys(group["block"] for group in groups if not all(map(_is_finite, group["params"])))
     if not blocks:
         return ""
-    owners = dict.fromkeys("unfreeze" if owner[name] == -1 else f"groups.{owner[name]}" for name in blocks)
+    owners = sorted({"unfreeze" if owner[name] == -1 else f"groups.{owner[name]}" for name in blocks})
     return f"; gradients that are no numbers in {', '.join(owners)} ({_listed(list(blocks), 4)})"
 
 

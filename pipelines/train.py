@@ -18,6 +18,7 @@ from data.errors import DataError
 from data.yaml_file import atomic, read_model
 from fusion.checkpoint import Row
 from fusion.errors import Stopped
+from fusion.faults import NonFinite
 from fusion.model import FusionModel, ModelConfig, build_model
 from fusion.plan import plan_stages
 from fusion.stage_table import count_parameters, table
@@ -156,6 +157,10 @@ def _running(fabric: Fabric, loggers: Sequence[Logger]) -> Iterator[None]:
         ended = "success"
     except Stopped:
         ended = STOPPED
+        raise
+    except NonFinite:
+        if not fabric.is_global_zero:
+            raise SystemExit(1) from None  # all processes know it; one says it
         raise
     except DataError as error:  # a worker's error comes wrapped in its traceback
         raise DataError(str(error).strip().splitlines()[-1].removeprefix("data.errors.DataError: ")) from None

@@ -426,3 +426,15 @@ def test_a_picture_that_one_process_cannot_read_ends_both_with_one_line(picture,
     assert done.returncode == 1
     assert done.stderr.count("rgbt: error:") == 1 and f"rgbt: error: {damaged}" in done.stderr, done.stderr
     assert "Traceback" not in done.stderr
+
+
+@two_cores
+def test_numbers_that_are_none_are_told_by_one_process_with_the_samples_of_both(small, synthetic_card, tmp_path):
+    wild = ["stages.0.clip=1.0e+30", "stages.0.groups.0.lr=1.0e+30", "stages.0.optimiser.kind=sgd", "stages.0.epochs=2"]
+    sets = [word for change in wild for word in ("--set", change)]
+    call = arguments(small, synthetic_card, tmp_path / "run", "--devices", "2", *sets)
+    done = in_processes([sys.executable, "-m", "pipelines.cli"], call)
+    assert done.returncode == 1
+    (line,) = [line for line in done.stderr.splitlines() if "rgbt: error:" in line]
+    assert re.search(r"stage 'head', step \d+: the \w+ .*is nan on samples train_\d+(, train_\d+){3}; gradients", line)
+    assert "Traceback" not in done.stderr
