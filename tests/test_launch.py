@@ -9,27 +9,17 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import torch
-from lightning.fabric import Fabric
-from lightning.fabric.loggers import Logger
 from lightning.fabric.plugins.environments import LightningEnvironment
 from torch.utils.data import DataLoader, Dataset
 
-from data.card import DatasetCard
 from data.errors import DataError
-from fusion.errors import Stopped
-from fusion.trainer import Trainer
 from pipelines import launch
-from pipelines import train as training
-from pipelines.cli import main
 from pipelines.launch import LAUNCHERS, PRECISIONS, find_processes, make_fabric
-from pipelines.loggers import STOPPED
-from pipelines.recipe_file import dump_recipe, load_recipe
 from pipelines.stopping import StopSignal, shielded
 
 HOME = Path(__file__).parent.parent
@@ -182,70 +172,6 @@ def small(tmp_path):
 
 def arguments(recipe, card, run, *more):
     return ["train", str(recipe), "--data", str(card), "--out", str(run), "--accelerator", "cpu", *more]
-
-
-def test_more_devices_than_there_are_is_one_line_of_the_command(small, synthetic_card, tmp_path, capsys):
-    assert main(arguments(small, synthetic_card, tmp_path / "run", "--devices", "4096")) == 1
-    error = capsys.readouterr().err
-    assert error.startswith("rgbt: error: --devices 4096: asked for 4096 on each node, found ")
-    assert error.count("\n") == 1 and not (tmp_path / "run").exists()
-
-
-class Ended(Logger):
-    """Keeps how it was told that a run ended."""
-
-    name, version = "ended", ""
-
-    def __init__(self):
-        self.status = None
-
-    def log_metrics(self, metrics, step=None):
-        pass
-
-    def log_hyperparams(self, params):
-        pass
-
-    def finalize(self, status):
-        self.status = status
-
-
-def test_a_stop_is_no_failure_for_trackers_nor_for_the_other_processes(small, synthetic_card, tmp_path, monkeypatch):
-    told, failures = Ended(), []
-    monkeypatch.setattr(training, "make_loggers", lambda names, run: [told])
-    monkeypatch.setattr(training, "end_processes", lambda fabric, failed: failures.append(failed))
-    recipe, card = load_recipe(str(small)), DatasetCard.load(synthetic_card)
-    with pytest.raises(Stopped):
-        training.train(recipe, "small", card, tmp_path / "run", accelerator="cpu", stop=lambda: True)
-    assert (told.status, failures) == (STOPPED, [False])
-    monkeypatch.setattr(Trainer, "fit", lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        training.train(recipe, "small", card, tmp_path / "run", resume=True, accelerator="cpu")
-    assert (told.status, failures) == ("failed", [False, True])
-
-
-def test_another_precision_than_the_run_was_started_with_is_one_line(small, synthetic_card, tmp_path, capsys):
-    run = tmp_path / "run"
-    run.mkdir()
-    (run / "recipe.yaml").write_text(dump_recipe(load_recipe(str(small))))
-    info = training.RunInfo("small", "", "card.yaml", "", precision="bf16-mixed")
-    (run / "run.json").write_text(json.dumps(asdict(info)))
-    assert main(arguments(small, synthetic_card, run, "--resume")) == 1
-    error = capsys.readouterr().err
-    assert error.startswith(f"rgbt: error: --precision 32-true: {run} was started with bf16-mixed; go on with --prec")
-    assert error.count("\n") == 1 and sorted(path.name for path in run.iterdir()) == ["recipe.yaml", "run.json"]
-
-
-def test_a_stage_that_its_model_cannot_train_is_said_with_its_place_before_processes_start(
-    small, synthetic_card, tmp_path, monkeypatch, capsys
-):
-    monkeypatch.setattr(Fabric, "launch", lambda *_: pytest.fail("processes were started"))
-    changes = ["model.rgb.arch=test_efficientnet", "stages.1.sensors=[thermal]", "stages.1.groups.1.match=head"]
-    sets = [word for change in changes for word in ("--set", change)]
-    assert main(arguments(small, synthetic_card, tmp_path / "run", *sets)) == 1
-    error = capsys.readouterr().err
-    words = r"small.yaml:\d+: stages.1.sensors: a stage with thermal alone trains it straight into the head"
-    assert re.search(words, error) and error.count("\n") == 1, error
-    assert not (tmp_path / "run").exists()
 
 
 def settings():
