@@ -17,7 +17,7 @@ def subset(card: DatasetCard, labels: float) -> DatasetCard:
     if not 0 < labels <= 1:
         raise DataError(f"{card.path}: a share of {labels:g} labels; expected one above 0, at most 1")
     ids = _train_ids(card)
-    count = max(1, round(labels * len(ids)))
+    count = kept_count(len(ids), labels)
     kept = [ids[(2 * k + 1) * len(ids) // (2 * count)] for k in range(count)]
     moved = [one for one in ids if one not in set(kept)]
     if not moved:
@@ -39,8 +39,18 @@ def holdout(card: DatasetCard, share: float) -> DatasetCard:
             f"{card.path}: a share of {share:g} of {len(ids)} training pairs cannot be held out; expected a share "
             "between 0 and 1, of two pairs or more"
         )
-    count = min(max(1, round(share * len(ids))), len(ids) - 1)
+    count = held_out_count(len(ids), share)
     return _with(card, train=Split(ids=tuple(ids[:-count])), val=Split(ids=tuple(ids[-count:])))
+
+
+def kept_count(pairs: int, labels: float) -> int:
+    """How many of the training pairs ``subset`` leaves labelled."""
+    return max(1, round(labels * pairs))
+
+
+def held_out_count(pairs: int, share: float) -> int:
+    """How many of the training pairs ``holdout`` makes the split ``val``."""
+    return min(max(1, round(share * pairs)), pairs - 1)
 
 
 def _train_ids(card: DatasetCard) -> list[str]:

@@ -5,8 +5,9 @@ import json
 from data.yaml_file import atomic
 from pipelines.compare_cells import Train
 from pipelines.compare_jobs import run_cells
-from pipelines.compare_plan import Request, plan
-from pipelines.compare_result import Comparison, Line, against, duration, summarise
+from pipelines.compare_plan import plan
+from pipelines.compare_request import Request
+from pipelines.compare_result import Comparison, Line, against, change_without, duration, summarise
 from pipelines.report.comparison import write_comparison
 from pipelines.train import train as train_for_real
 
@@ -38,8 +39,8 @@ def text_table(result: Comparison) -> str:
     """The rows as text, with the warnings and what selected what."""
     width = max(len(line.name) for line in result.rows)
     head = (
-        f"{'':{width}}  {'AP50  [95 %]':21}  {'mAP':5}  {'against ' + result.base:34}  {'steps':>6}  {'time':>7}  "
-        f"{'params':>7}  seeds"
+        f"{'':{width}}  {'AP50  [95 %]':21}  {'mAP':5}  {'against ' + result.base:34}  {'rgb absent':>10}  "
+        f"{'thermal absent':>14}  {'steps':>6}  {'time':>7}  {'params':>7}  seeds"
     )
     lines = [f"{result.split} split, {result.pictures} pairs, {result.seeds} seeds", head]
     lines += [_text_row(result, line, width) for line in result.rows]
@@ -63,4 +64,5 @@ def _text_row(result: Comparison, line: Line, width: int) -> str:
     cost = f"{'':6}  {'':7}  {'':7}"
     if line.absent is None:
         cost = f"{effort.labelled_steps:6g}  {duration(effort):>7}  {effort.parameters / 1e6:6.2f}M"
-    return f"{figures}  {against(line):34}  {cost}  {seeds}"
+    without = f"{change_without(line, 'rgb'):>10}  {change_without(line, 'thermal'):>14}"
+    return f"{figures}  {against(line):34}  {without}  {cost}  {seeds}"

@@ -34,6 +34,8 @@ class Train(Protocol):
         out: Path,
         resume: bool = ...,
         *,
+        accelerator: str = ...,
+        precision: str = ...,
         loggers: Sequence[str] = ...,
         stop: Callable[[], bool] = ...,
         store: StageStore | None = ...,
@@ -56,8 +58,14 @@ class Setting:
     """Of its ids and labels."""
     validation: str
     """In words: what training validates on."""
+    validated: int
+    """How many pictures that is."""
     leaks: int
     """How many of the reported pictures are also in the split that is learnt from without labels."""
+    labelled: int
+    """Labelled training pairs of the card as it lies on disk."""
+    cut: float
+    """Share of the labelled training pairs that is cut off to validate on."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +96,9 @@ class Cell:
     keys: tuple[str, ...]
     work: tuple[Work, ...]
     fingerprint: str
+    accelerator: str
+    """Kind of device that trains: cpu, cuda or mps."""
+    precision: str
 
     @property
     def label(self) -> str:
@@ -131,8 +142,10 @@ class Cell:
             try:
                 if not self.trained:
                     resume = (self.folder / RECIPE).exists()
-                    where = (self.setting.card, self.folder, resume)
-                    train(self.recipe, self.name, *where, loggers=("none",), stop=stop, store=self.store)
+                    train(
+                        self.recipe, self.name, self.setting.card, self.folder, resume, accelerator=self.accelerator,
+                        precision=self.precision, loggers=("none",), stop=stop, store=self.store,
+                    )  # fmt: skip
                 if stop():
                     raise Stopped
                 self._measure()

@@ -45,6 +45,8 @@ class Progress:
     cells: int
     pending: list[Cell]
     running: list[_Running] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    """Why a cell failed, its name first."""
     _steps: int = 0
     """Of the cells that were finished since the start."""
     _started: float = field(default_factory=time.monotonic)
@@ -65,6 +67,12 @@ class Progress:
         self.running.remove(one)
         self.say(f"{self._done()}  {one.cell.label} finished  {self._left()}")
 
+    def failed(self, one: _Running, reason: str) -> None:
+        """Remember why a cell failed, and say so; the others go on."""
+        self.running.remove(one)
+        self.failures.append(reason)
+        self.say(f"{self._done()}  failed: {reason}")
+
     def say(self, text: str) -> None:
         """Write a line that stays."""
         if sys.__stderr__ is not None:
@@ -73,7 +81,8 @@ class Progress:
             sys.__stderr__.flush()
 
     def _done(self) -> str:
-        return f"compare  {self.cells - len(self.pending) - len(self.running)}/{self.cells} cells"
+        left = len(self.pending) + len(self.running) + len(self.failures)
+        return f"compare  {self.cells - left}/{self.cells} cells"
 
     def _left(self) -> str:
         """From the steps that are done and those that are still expected; stages that recipes share count once."""
@@ -95,7 +104,7 @@ def run_cells(cells: Sequence[Cell], jobs: int, train: Train) -> None:
 
     Raises:
         Stopped: Ctrl-C or SIGTERM; the cells in work have saved where they are.
-        DataError: a cell cannot be trained or measured; the others are stopped. A FusionError alike.
+        DataError: a cell could not be trained or measured; the others are finished all the same.
     """
     progress = Progress(len(cells), [cell for cell in cells if not cell.finished])
     if not progress.pending:
@@ -113,6 +122,17 @@ def run_cells(cells: Sequence[Cell], jobs: int, train: Train) -> None:
             else:
                 processes.wait()
             progress.beat()
+    if progress.failures:
+        raise DataError(_told(progress))
+
+
+def _told(progress: Progress) -> str:
+    """One line for all that failed."""
+    several = f"{len(progress.failures)} of {progress.cells} cells failed: " if len(progress.failures) > 1 else ""
+    return (
+        f"{several}{'; '.join(progress.failures)}. All other cells are finished and kept: mend it and say the same "
+        "command again, or leave the recipe out"
+    )
 
 
 def _next(progress: Progress) -> _Running | None:
@@ -141,8 +161,12 @@ def _work_here(one: _Running, train: Train, progress: Progress, stop: Callable[[
         return stop()
 
     with one.claim:
-        one.cell.run(train, polled)
-        progress.finished(one)
+        try:
+            one.cell.run(train, polled)
+        except (DataError, FusionError) as error:
+            progress.failed(one, str(error))
+        else:
+            progress.finished(one)
 
 
 class _Processes:
@@ -190,16 +214,15 @@ class _Processes:
         if one.process.exitcode == 0:
             self._progress.finished(one)
             return
-        self._progress.running.remove(one)
+        reason = ""
         if one.errors.poll():
             with contextlib.suppress(EOFError):  # its end closed without a word
-                raise DataError(one.errors.recv())
-        if one.process.exitcode == _STOPPED:
+                reason = one.errors.recv()
+        if not reason and one.process.exitcode == _STOPPED:
+            self._progress.running.remove(one)
             raise Stopped(f"{one.cell.label} was stopped")
-        raise DataError(
-            f"{one.cell.label}: its process ended with code {one.process.exitcode}; see {one.cell.folder / LOG}. "
-            "The same command goes on from what is saved"
-        )
+        ended = f"{one.cell.label}: its process ended with code {one.process.exitcode}; see {one.cell.folder / LOG}"
+        self._progress.failed(one, reason or ended)
 
     def stop(self) -> None:
         """Ask all to stop, and wait until they have saved where they are."""

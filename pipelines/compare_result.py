@@ -10,13 +10,16 @@ from typing import Any, Literal
 import torch
 
 from export.bench import machine
-from fusion.bootstrap import Estimate, Resampled
+from fusion.bootstrap import Difference, Estimate, Resampled
 from fusion.bootstrap import compare as estimate_all
 from fusion.bootstrap import load as load_records
 from pipelines.compare_cells import Cell
-from pipelines.compare_plan import Request
+from pipelines.compare_request import Request
+from pipelines.recipe_file import TrainRecipe
 
 DRAWS = 2000
+FEW = 20
+"""Validation pictures below which what they choose is largely chance."""
 Verdict = Literal["better", "worse"]
 
 
@@ -64,6 +67,8 @@ class Line:
     map_per_seed: tuple[float, ...]
     verdict: Verdict | None
     """Against the first recipe; None where the interval of the difference holds 0."""
+    without: dict[str, Difference]
+    """Sensor → AP50 without it minus AP50 with it; empty where the recipe has one sensor, or one is taken away."""
 
 
 @dataclass(frozen=True)
@@ -113,16 +118,17 @@ def summarise(request: Request, cells: Sequence[Cell]) -> Comparison:
         validation=setting.validation,
         rows=tuple(_lines(by_name)),
         efforts=efforts,
-        warnings=tuple(_warnings(efforts, setting.leaks, request)),
+        warnings=tuple(_warnings(efforts, [mine[0] for mine in by_name.values()], request)),
         command=shlex.join(["rgbt", *sys.argv[1:]]),
-        machine=_machine() | {"jobs": str(request.jobs)},
+        machine=_machine(cells[0].accelerator) | {"precision": request.precision, "jobs": str(request.jobs)},
     )
 
 
-def _machine() -> dict[str, str]:
+def _machine(accelerator: str) -> dict[str, str]:
     """What it was trained on."""
     found = {name: value for name, value in machine().items() if name in ("cpu", "cores", "system", "python")}
-    if torch.cuda.is_available():
+    found["accelerator"] = accelerator
+    if accelerator == "cuda":
         found["gpu"] = torch.cuda.get_device_name()
     return found | {name: version(name) for name in ("torch", "timm")}
 
@@ -139,16 +145,27 @@ def _lines(by_name: dict[str, list[Cell]]) -> list[Line]:
                 maps.setdefault((name, row["absent"]), []).append(row["map"])
     keys = sorted(runs, key=lambda key: key[1] is not None)  # stable: whole recipes first, in their order
     found = estimate_all({_row_name(*key): runs[key] for key in keys}, DRAWS)
-    return [_line(key, found[_row_name(*key)], maps[key]) for key in keys]
+    return [_line(key, found[_row_name(*key)], maps[key], _without(key, runs)) for key in keys]
+
+
+def _without(key: tuple[str, str | None], runs: dict[tuple[str, str | None], list[Resampled]]) -> dict[str, Difference]:
+    """Sensor → what its absence does to a whole recipe, on the same pictures and seeds."""
+    name, absent = key
+    own = {sensor: these for (other, sensor), these in runs.items() if other == name and sensor is not None}
+    if absent is not None or not own:
+        return {}
+    found = estimate_all({name: runs[key], **{_row_name(name, sensor): own[sensor] for sensor in own}}, DRAWS)
+    changes = {sensor: found[_row_name(name, sensor)].difference for sensor in own}
+    return {sensor: change for sensor, change in changes.items() if change is not None}
 
 
 def _row_name(recipe: str, absent: str | None) -> str:
     return recipe if absent is None else f"{recipe}, {absent} absent"
 
 
-def _line(key: tuple[str, str | None], estimate: Estimate, maps: list[float]) -> Line:
+def _line(key: tuple[str, str | None], estimate: Estimate, maps: list[float], without: dict[str, Difference]) -> Line:
     mean = sum(maps) / len(maps)
-    return Line(_row_name(*key), *key, estimate, mean, tuple(maps), _verdict(estimate))
+    return Line(_row_name(*key), *key, estimate, mean, tuple(maps), _verdict(estimate), without)
 
 
 def _verdict(estimate: Estimate) -> Verdict | None:
@@ -207,25 +224,39 @@ def _selection(cell: Cell) -> str:
     epoch = "the last epoch of each stage" if recipe.select == "last" else f"each stage's best epoch on {validation}"
     if any(recipe.ema_of(stage) for stage in recipe.stages):
         epoch += ", as a moving average of the weights"
-    watchers = [
-        ("the guard", any(stage.guard for stage in recipe.stages)),
-        ("early stop", any(stage.early_stop for stage in recipe.stages)),
-        ("auto unfreezing", any(stage.unfreeze and stage.unfreeze.auto for stage in recipe.stages)),
-    ]
-    used = " and ".join(name for name, there in watchers if there)
+    used = " and ".join(_watchers(recipe))
     return f"{epoch}; {used} on {validation}" if used else epoch
 
 
-def _warnings(efforts: Sequence[Effort], leaks: int, request: Request) -> list[str]:
-    found = []
+def _watchers(recipe: TrainRecipe) -> list[str]:
+    """What acts while training on what the validation pictures say."""
+    watchers = {
+        "the guard": any(stage.guard for stage in recipe.stages),
+        "early stop": any(stage.early_stop for stage in recipe.stages),
+        "auto unfreezing": any(stage.unfreeze and stage.unfreeze.auto for stage in recipe.stages),
+    }
+    return [name for name, there in watchers.items() if there]
+
+
+def _warnings(efforts: Sequence[Effort], cells: Sequence[Cell], request: Request) -> list[str]:
+    """What the reader is to be told beside the table; ``cells`` has one of each recipe."""
+    found, setting = [], cells[0].setting
     steps = {effort.name: effort.labelled_steps for effort in efforts}
     if len(set(steps.values())) > 1:
         listed = ", ".join(f"{name} {value:g}" for name, value in steps.items())
         found.append(f"the recipes differ in labelled optimiser steps ({listed}): more training may be all that helped")
     if request.seeds == 1:
         found.append("one seed: the intervals speak of the pictures alone, another seed may answer differently")
-    if leaks:
-        found.append(f"{leaks} of the reported pictures are also in the split 'unlabelled', so pretraining saw them")
+    steered = [cell.name for cell in cells if cell.recipe.select == "best" or _watchers(cell.recipe)]
+    if steered and setting.validated < FEW:
+        found.append(
+            f"only {setting.validated} pictures ({setting.validation}) select or guard in {', '.join(steered)}: with "
+            f"fewer than {FEW}, what they choose is largely chance"
+        )
+    if setting.leaks:
+        found.append(
+            f"{setting.leaks} of the reported pictures are also in the split 'unlabelled', so pretraining saw them"
+        )
     return found
 
 
@@ -235,6 +266,11 @@ def against(line: Line) -> str:
     if difference is None:
         return "–"
     return f"{difference.mean:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}] {line.verdict or ''}".rstrip()
+
+
+def change_without(line: Line, sensor: str) -> str:
+    """What a sensor's absence does to AP50, on the row of the whole recipe."""
+    return f"{line.without[sensor].mean:+.3f}" if sensor in line.without else ""
 
 
 def duration(effort: Effort) -> str:

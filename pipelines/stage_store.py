@@ -7,30 +7,36 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any, Self
 
 from fusion.folder import atomic_folder
 from pipelines.recipe_file import TrainRecipe
+from pipelines.versions import versions
 
 NOTE = "stage.json"
 _NO_MATTER = {"about", "workers", "stages"}
 """Fields of a recipe on which a stage's outcome does not depend, or not as a whole."""
 
 
-def stage_keys(recipe: TrainRecipe, fingerprint: str) -> list[str]:
-    """For each stage a hash of all that its outcome depends on: the stages up to it, model, data, seed, versions.
+def stage_keys(
+    recipe: TrainRecipe, fingerprint: str, accelerator: str = "cpu", precision: str = "32-true"
+) -> list[str]:
+    """For each stage a hash of all that its outcome depends on: the stages up to it, model, data, seed, machine.
 
-    How the thermal branch starts matters only from the first stage on that uses it.
+    How the thermal branch starts matters only from the first stage on that uses it. Versions count, our own too; but
+    ours stays the same from one commit to the next, so that whoever changes the code of training has to remove the
+    folder of stages, or take another, to have them trained by the new code.
 
     Args:
         recipe: Resolved, with its seed.
         fingerprint: Of the card, from ``pipelines.loaders.CardLoaders``.
+        accelerator: Which kind of device computes: cpu, cuda or mps.
+        precision: As ``pipelines.train.train`` takes it.
     """
     content = recipe.model_dump(mode="json", by_alias=True)
     common = {key: value for key, value in content.items() if key not in _NO_MATTER}
-    common |= {"card": fingerprint, "versions": [version("torch"), version("timm")]}
+    common |= {"card": fingerprint, "versions": versions(), "accelerator": accelerator, "precision": precision}
     for sensor in ("rgb", "thermal"):
         content["model"][sensor]["weights"] = _file_hash(content["model"][sensor]["weights"])
     keys, used = [], False

@@ -17,7 +17,10 @@ from fusion.bootstrap import Record
 from fusion.errors import FusionError, Stopped
 from pipelines.cli import main
 from pipelines.compare import compare, text_table
-from pipelines.compare_plan import Request, choose_setting, plan
+from pipelines.compare_plan import plan
+from pipelines.compare_request import Request
+from pipelines.compare_setting import choose_setting
+from pipelines.recipe_file import TrainRecipe
 
 RECIPE = """
 about: small
@@ -48,6 +51,7 @@ from fusion.model import build_model
 from pipelines.loaders import CardLoaders
 from pipelines.recipe_file import dump_recipe
 from pipelines.train import model_config
+from pipelines.versions import versions
 
 STEPS = 3
 
@@ -63,13 +67,14 @@ def rows(stage):
         yield {"stage": stage.name, "epoch": epoch + 1, "seconds": 2.0}
 
 
-def train(recipe, name, card, out, resume=False, *, loggers=(), stop, store):
+def train(recipe, name, card, out, resume=False, *, accelerator, precision, loggers=(), stop, store):
     if name == "broken":
         raise FusionError("weights do not fit")
     if name == "killed":
         os._exit(9)
     (out / "recipe.yaml").write_text(dump_recipe(recipe))
-    (out / "run.json").write_text(json.dumps({"card_sha256": CardLoaders(card, recipe).fingerprint}))
+    note = {"card_sha256": CardLoaders(card, recipe).fingerprint, "versions": versions()}
+    (out / "run.json").write_text(json.dumps(note | {"accelerator": accelerator, "precision": precision}))
     place, stages = out / "place.json", range(len(recipe.stages))
     stored = [index + 1 for index in stages if store.fetch(index)]
     stage, step = json.loads(place.read_text()) if resume else (max(stored, default=0), 0)
@@ -194,6 +199,28 @@ def test_a_cell_that_fails_is_named(write, request_for, stand_in, name, error, j
         compare(request_for(write(name, RGB), jobs=jobs), stand_in.train)
 
 
+@pytest.mark.parametrize(
+    ("jobs", "seeds", "told"),
+    [
+        (
+            1,
+            2,
+            "2 of 4 cells failed: broken, seed 0: weights do not fit; broken, seed 1: weights do not fit. All other ",
+        ),
+        (2, 1, "broken, seed 0: weights do not fit. All other cells are finished and kept"),
+    ],
+)
+def test_the_others_are_finished_when_one_fails(write, request_for, stand_in, jobs, seeds, told):
+    broken, good = write("broken", RGB, FUSE), write("good", RGB)
+    asked = request_for(broken, good, seeds=seeds, jobs=jobs)
+    with pytest.raises(DataError) as caught:
+        compare(asked, stand_in.train)
+    assert str(caught.value).startswith(told) and "\n" not in str(caught.value)
+    assert stages_of(stand_in.calls()) == [("good", seed, "rgb-task") for seed in range(seeds)]
+    assert not (asked.out / "compare.json").exists()
+    assert compare(request_for(good, seeds=seeds), fails).rows[0].name == "good"
+
+
 def test_a_signal_stops_all_processes_and_loses_nothing(write, request_for, stand_in, tmp_path, monkeypatch):
     asked = request_for(write("long", RGB, FUSE), seeds=2, jobs=2)
     (tmp_path / "stand_in_for_training.py").write_text(STAND_IN.replace("STEPS = 3", "STEPS = 10000"))
@@ -271,6 +298,48 @@ def test_fewer_labels_at_equal_steps(request_for, write):
     assert set(few.keys).isdisjoint(whole.keys)
 
 
+def test_passes_come_from_the_pairs_that_are_trained_on(request_for, write):
+    """Of 12 pairs 2 are cut off, of 6 only 1: 10 are to 5 as they are, however many were asked for."""
+    asked = {"report": "val", "changes": ("batch=2",)}
+    (whole,) = plan(request_for(write("one", RGB), **asked))
+    (few,) = plan(request_for(write("one", RGB), labels=0.5, **asked))
+    assert (len(ids(whole.setting.card, "train")), len(ids(few.setting.card, "train"))) == (10, 5)
+    assert (few.recipe.repeat, few.work[0].steps, whole.work[0].steps) == (2, 5, 5)
+    (odd,) = plan(request_for(write("one", RGB), labels=0.75, changes=("batch=1", "repeat=3")))
+    assert (odd.recipe.repeat, odd.work[0].steps) == (4, 36)
+
+
+@pytest.mark.parametrize(
+    ("share", "more", "error"),
+    [
+        (0.7, {}, r"--labels 0.7: 8 of 12 pairs make 2 steps in an epoch, all of them 3 \(recipe 'a'\); .*: 0.6 or 1$"),
+        (0.4, {"changes": ("b:batch=2",)}, r"--labels 0.4: 5 of 12 .* \(recipe 'b'\); .*: 0.3 or 0.5$"),
+    ],
+)  # fmt: skip
+def test_a_share_that_allows_no_equal_steps_is_refused(request_for, write, share, more, error):
+    a, b = write("a", RGB), write("b", RGB)
+    with pytest.raises(DataError, match=error) as caught:
+        plan(request_for(a, b, labels=share, **more))
+    whole = plan(request_for(a, b, **more))
+    for text in str(caught.value).rpartition(": ")[2].split(" or "):
+        cells = plan(request_for(a, b, labels=float(text), **more))
+        assert [cell.work[0].steps for cell in cells] == [cell.work[0].steps for cell in whole]
+
+
+def test_epochs_that_a_recipe_cannot_have_are_one_line(request_for, write, monkeypatch):
+    def scaled(self, share):
+        raise FusionError(f"stages.0.unfreeze: {share} of it is nothing")
+
+    monkeypatch.setattr(TrainRecipe, "scaled", scaled)
+    with pytest.raises(DataError, match=r"^--epochs 0\.5: recipe 'a': stages\.0\.unfreeze: 0\.5 of it is nothing$"):
+        plan(request_for(write("a", RGB), epochs=0.5))
+
+
+def test_too_many_epochs_are_one_line(request_for, write):
+    with pytest.raises(DataError, match=r"^--epochs 100: recipe 'a': stages\.0\.epochs: 2000 [^\n]*$"):
+        plan(request_for(write("a", RGB.replace("epochs: 2", "epochs: 20")), epochs=100))
+
+
 def test_a_change_can_be_for_one_recipe(request_for, write):
     a, b = write("a", RGB), write("b", RGB)
     cells = plan(request_for(a, b, changes=("batch=2", "b:stages.0.epochs=5", "model.head.width=8")))
@@ -317,6 +386,39 @@ def test_a_folder_of_another_recipe_or_other_data_is_refused(request_for, write,
         compare(request_for(path, changes=("batch=2",)), stand_in.train)
     with pytest.raises(DataError, match=r"run.json: that run was trained with another data"):
         compare(request_for(path, report="val"), stand_in.train)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"versions": {"torch": "1.0"}}, "torch 1.0, now "),
+        ({"versions": {"rgbt-fusion": "0.0.1", "timm": "0.1"}}, "rgbt-fusion 0.0.1, now .*; timm 0.1, now "),
+        ({"accelerator": "cuda"}, "accelerator cuda, now cpu"),
+        ({"precision": "bf16-mixed"}, "precision bf16-mixed, now 32-true"),
+        ({"versions": {}}, None),
+    ],
+)
+def test_what_was_made_otherwise_is_refused(request_for, write, stand_in, changes, words):
+    asked = request_for(write("a", RGB), accelerator="cpu")
+    compare(asked, stand_in.train)
+    path = asked.out / "runs" / "a" / "seed-0" / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    if words is None:  # it says nothing of its versions
+        compare(asked, fails)
+        return
+    with pytest.raises(DataError, match=f"run.json: that run was made by {words}") as caught:
+        compare(asked, fails)
+    assert "\n" not in str(caught.value)
+
+
+def test_device_and_precision_are_handed_on(request_for, write, stand_in):
+    asked = request_for(write("a", RGB), accelerator="cpu", precision="bf16-mixed")
+    result = compare(asked, stand_in.train)
+    note = json.loads((asked.out / "runs" / "a" / "seed-0" / "run.json").read_text())
+    assert (note["accelerator"], note["precision"]) == ("cpu", "bf16-mixed")
+    assert (result.machine["accelerator"], result.machine["precision"]) == ("cpu", "bf16-mixed")
+    with pytest.raises(DataError, match="--precision 16-mixed: needs a CUDA device, found cpu"):
+        plan(request_for(write("b", RGB), accelerator="cpu", precision="16-mixed"))
 
 
 # ── what may be claimed
@@ -380,6 +482,15 @@ def test_a_win_is_claimed_only_where_the_interval_excludes_0(request_for, write,
     assert rows["sure"].map == 0.5
     assert len(rows["bad"].ap50.per_seed) == 2
     assert (rows["sure, rgb absent"].recipe, rows["sure, rgb absent"].absent) == ("sure", "rgb")
+    changes = rows["sure"].without
+    assert list(changes) == ["rgb", "thermal"]
+    for sensor, change in changes.items():
+        alone = rows[f"sure, {sensor} absent"]
+        assert change.mean == pytest.approx(alone.ap50.mean - rows["sure"].ap50.mean) and change.mean < 0
+        assert change.low < change.mean < change.high
+        assert not alone.without
+    assert changes["thermal"].high < changes["rgb"].low
+    assert not rows["base"].without
 
 
 def test_json_text_and_page_say_the_same(request_for, write, finished):
@@ -403,6 +514,32 @@ def test_json_text_and_page_say_the_same(request_for, write, finished):
     assert "<strong>better</strong>" in page
     assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org", "")
     assert page.count('<svg class="plot') == 2
+
+
+def test_the_table_says_what_the_absence_of_a_sensor_does(request_for, write, finished):
+    asked = request_for(write("base", RGB, sensors="[rgb]"), write("both", ALL))
+    result = finished(asked, {"base": {None: 0.5}, "both": {None: 1.0, "rgb": 0.9, "thermal": 0.2}})
+    head, *rows = text_table(result).splitlines()[1:]
+    assert "rgb absent  thermal absent" in head
+    row = next(line for line in result.rows if line.name == "both")
+    text, page = f"{row.without['thermal'].mean:+.3f}", (asked.out / "compare.html").read_text()
+    assert text.startswith("-0.") and text in next(line for line in rows if line.startswith("both  "))
+    assert f"{text} <" in page and "thermal absent" in page
+
+
+@pytest.mark.parametrize(
+    ("stage", "fields", "told"),
+    [
+        (ALL, {}, True),
+        (ALL, {"select": "last"}, False),
+        (ALL.replace("epochs: 2,", "epochs: 2, guard: {metric: val_loss},"), {"select": "last"}, True),
+    ],
+)
+def test_few_validation_pictures_are_told_where_they_choose(request_for, write, finished, stage, fields, told):
+    asked = request_for(write("a", stage), report="val", **fields)
+    warnings = finished(asked, {"a": {None: 0.4}}).warnings
+    found = [text for text in warnings if text.startswith("only 2 pictures (2 pairs from the end of train")]
+    assert bool(found) == told and all("select or guard in a: with fewer than 20" in text for text in found)
 
 
 def test_what_watches_the_training_is_named(request_for, write, finished):

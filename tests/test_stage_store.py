@@ -1,5 +1,6 @@
 """Stages that recipes share are trained once: what their keys depend on, what is kept, who may train."""
 
+import importlib.metadata
 import os
 from pathlib import Path
 
@@ -54,6 +55,19 @@ def test_what_does_not_decide_the_outcome_is_not():
 
 def test_the_data_is_in_the_key():
     assert shared(recipe(), recipe(), fingerprint="another card") == 0
+
+
+@pytest.mark.parametrize("package", ["rgbt-fusion", "torch", "timm", "albumentations", "opencv-python"])
+def test_versions_are_in_the_key(package, monkeypatch):
+    before = stage_keys(recipe(), "card")
+    known = importlib.metadata.version
+    monkeypatch.setattr("pipelines.versions.version", lambda name: "0.0" if name == package else known(name))
+    assert set(before).isdisjoint(stage_keys(recipe(), "card"))
+
+
+def test_what_computes_is_in_the_key():
+    kinds = [("cpu", "32-true"), ("cuda", "32-true"), ("cuda", "bf16-mixed")]
+    assert len({stage_keys(recipe(), "card", *kind)[0] for kind in kinds}) == 3
 
 
 def test_how_thermal_starts_matters_from_the_first_stage_that_uses_it():

@@ -29,7 +29,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--labels", type=float, default=1.0, metavar="SHARE",
-        help="keep the labels of this share of train; repeat is raised so that the optimiser steps stay equal",
+        help="keep the labels of this share of train; repeat is raised so that the optimiser steps stay equal, and a "
+        "share that does not allow it is refused",
     )  # fmt: skip
     parser.add_argument(
         "--report", metavar="SPLIT", help="split to report (default: test if the card has it, else val)"
@@ -43,6 +44,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--holdout", type=float, default=0.15, metavar="SHARE",
         help="share of train cut off to validate on where val is reported (default: 0.15)",
     )  # fmt: skip
+    parser.add_argument("--accelerator", default="auto", choices=("auto", "cpu", "cuda", "mps"))
+    parser.add_argument("--precision", default="32-true", choices=("32-true", "bf16-mixed", "16-mixed"))
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="cells trained at a time (default: 1)")
     parser.add_argument("--json", action="store_true", help="print compare.json instead of the table")
 
@@ -51,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     """Compare, print the table, and say where the page lies."""
     from fusion.errors import Stopped
     from pipelines.compare import HTML, compare, text_table
-    from pipelines.compare_plan import Request
+    from pipelines.compare_request import Request
 
     request = Request(
         recipes=tuple(args.recipes),
@@ -65,6 +68,8 @@ def run(args: argparse.Namespace) -> int:
         select=args.select,
         holdout=args.holdout,
         jobs=args.jobs,
+        accelerator=args.accelerator,
+        precision=args.precision,
     )
     try:
         result = compare(request)

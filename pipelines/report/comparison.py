@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from data.yaml_file import atomic
-from pipelines.compare_result import Comparison, Effort, Line, against, duration
+from pipelines.compare_result import Comparison, Effort, Line, against, change_without, duration
 from pipelines.report.page import Section, html_page
 from pipelines.report.stages import role_of
 from pipelines.report.style import colour
@@ -46,6 +46,7 @@ def _facts(result: Comparison) -> dict[str, str]:
         "machine": ", ".join(
             [*([here["gpu"]] if "gpu" in here else []), here["cpu"], f"{here['cores']} cores", here["system"]]
         ),
+        "trained on": f"{here['accelerator']}, {here['precision']}",
         "jobs at a time": here["jobs"],
         "versions": ", ".join(f"{name} {here[name]}" for name in _VERSIONS),
         "command": result.command,
@@ -129,6 +130,7 @@ def _table(result: Comparison) -> str:
         head("mAP", "IoU 0.5–0.95"),
     ]
     heads += [head(f"Against {result.base}", "AP50, 95 % interval", text=True)]
+    heads += [head(f"{sensor} absent", "change of AP50") for sensor in ("RGB", "thermal")]
     heads += [head(f"Seed {seed}", "AP50") for seed in range(result.seeds)]
     heads += [
         head("Steps", "on labelled pairs"),
@@ -155,10 +157,19 @@ def _row(result: Comparison, line: Line) -> str:
     cells = [name_cell(key(_role(result, line)) + escape(line.name))]
     cells += [sensors_cell(s for s in effort.sensors if s != line.absent)]
     cells += [f"<td>{interval}</td>", f"<td>{line.map:.3f}</td>", f'<td class="text">{told}</td>']
+    cells += [f"<td>{_without(line, sensor)}</td>" for sensor in ("rgb", "thermal")]
     cells += [f"<td>{value:.3f}</td>" for value in ap50.per_seed]
     cells += [f"<td>{text}</td>" for text in (_cost(effort) if line.absent is None else [""] * 4)]
     css = ' class="both"' if line.absent is None and len(effort.sensors) > 1 else ""
     return f"<tr{css}>{''.join(cells)}</tr>"
+
+
+def _without(line: Line, sensor: str) -> str:
+    """What a sensor's absence does to the whole recipe, with its interval."""
+    if sensor not in line.without:
+        return ""
+    found = line.without[sensor]
+    return f'{change_without(line, sensor)} <span class="note">{found.low:+.3f} to {found.high:+.3f}</span>'
 
 
 def _cost(effort: Effort) -> Sequence[str]:
