@@ -1,9 +1,14 @@
-"""Two gloo processes train as one does: through a frozen stage, an unfreezing and a rollback."""
+"""Two gloo processes train as one does: through frozen stages, unfreezing, rollbacks, early stop and a decision.
+
+What the second process sees of the validation is none of the run's business, and a gradient that is no number on that
+process alone is everybody's.
+"""
 
 import json
 import multiprocessing
 import os
 import socket
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +17,8 @@ from lightning.fabric import Fabric
 from safetensors.torch import load_file
 
 from data.card import DatasetCard
+from fusion import stage_run
+from fusion.learner import Learner
 from fusion.model import build_model
 from fusion.trainer import Trainer
 from pipelines.loaders import CardLoaders
@@ -38,6 +45,18 @@ RECIPE = {
             "unfreeze": {"branch": "thermal", "every": 2, "lr": 1e-2, "norm": "frozen"},
             "guard": {"metric": "val_loss", "tolerance": "0%", "lr_factor": 0.02},
         },
+        {
+            "name": "patient",
+            "epochs": 9,
+            "groups": [{"match": "head", "lr": 1e-4}],
+            "early_stop": {"metric": "val_loss", "patience": 2, "min_delta": 100.0},
+        },
+        {
+            "name": "auto",
+            "epochs": 9,
+            "groups": [{"match": "head", "lr": 1e-9}],
+            "unfreeze": {"branch": "thermal", "every": 1, "lr": 1e-9, "norm": "frozen", "auto": True},
+        },
     ],
 }
 
@@ -49,6 +68,28 @@ def spawn():
     return context
 
 
+def skew():
+    """Let this process see nothing in the validation that is a number."""
+    validate = stage_run.validate
+
+    def found(*arguments):
+        seen = validate(*arguments)
+        return replace(seen, row=dict.fromkeys(seen.row, float("nan")))
+
+    stage_run.validate = found
+
+
+def spoil():
+    """Let this process find a gradient's norm that is no number, in the second step of stage patient."""
+    norms, step = Learner._norms, Learner.step
+
+    def counted(self, batch, number, *arguments):
+        self.broken = self.stage.name == "patient" and number == 1
+        return step(self, batch, number, *arguments)
+
+    Learner.step, Learner._norms = counted, lambda self: norms(self) * (float("nan") if self.broken else 1.0)
+
+
 def train_one(rank, world, port, recipe_path, card_path, out):
     """What one process of the run does."""
     torch.set_num_threads(1)
@@ -56,6 +97,10 @@ def train_one(rank, world, port, recipe_path, card_path, out):
         "TORCHELASTIC_RUN_ID": "test", "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world),
         "LOCAL_WORLD_SIZE": str(world), "GROUP_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
     }  # fmt: skip
+    if rank:
+        skew()
+    if rank == world - 1:
+        spoil()
     recipe, card = load_recipe(str(recipe_path)), DatasetCard.load(card_path)
     strategy = "ddp" if world > 1 else "auto"
     fabric = Fabric(accelerator="cpu", devices=world, strategy=strategy, precision="64-true")
@@ -73,7 +118,7 @@ def run(context, world, recipe_path, card_path, out):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     processes = [
-        context.Process(target=train_one, args=(rank, world, port, recipe_path, card_path, out))
+        context.Process(target=train_one, args=(rank, world, port, recipe_path, card_path, out), daemon=True)
         for rank in range(world)
     ]
     for process in processes:
@@ -92,13 +137,17 @@ def test_two_processes_train_as_one(spawn, synthetic_card, tmp_path):
     assert any("rolled_back" in row for row in alone), "the test is to go through a rollback"
     assert any("rolled_back" not in row and row["epoch"] > 2 and row["stage"] == "deeper" for row in alone)
     assert len({tuple(row["frozen"]) for row in alone}) >= 3, "and through an unfreezing"
+    ends = {row["stage"]: row for row in alone}
+    assert "has not improved" in ends["patient"]["stopped"] and ends["patient"]["epoch"] == 3
+    assert "the gradient of head is nan" in alone[[row["stage"] for row in alone].index("patient") + 1]["rolled_back"]
+    assert ends["auto"]["decision"]["deeper"] is False and ends["auto"]["epoch"] == 1
     for row, same, other in zip(alone, first, second, strict=True):
         for key in ("loss", "val_loss", "gradient_norm", "gradient_norm_thermal", "ap50", "ap50_rgb"):
             if key in row:
                 assert same[key] == pytest.approx(row[key], rel=1e-5, abs=1e-9), (row["stage"], row["epoch"], key)
-                assert other[key] == pytest.approx(same[key], rel=1e-9)
-        for key in ("epoch", "lr", "frozen", "best"):
-            assert same.get(key) == row.get(key) == other.get(key)
-        assert ("rolled_back" in same) == ("rolled_back" in row)
+        assert other == same  # to the last bit, clocks included
+        for key in ("stage", "epoch", "steps", "lr", "frozen", "best", "back_to", "decision"):
+            assert same.get(key) == row.get(key)
+        assert row.keys() == same.keys()
     weights, shared = (load_file(tmp_path / n / "model" / "weights.safetensors") for n in ("one", "two"))
     assert all(torch.allclose(weights[name].double(), shared[name].double(), rtol=1e-5, atol=1e-7) for name in weights)
