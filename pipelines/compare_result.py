@@ -250,8 +250,8 @@ def _warnings(efforts: Sequence[Effort], cells: Sequence[Cell], request: Request
     steered = [cell.name for cell in cells if cell.recipe.select == "best" or _watchers(cell.recipe)]
     if steered and setting.validated < FEW:
         found.append(
-            f"what selects or guards in {', '.join(steered)} is {setting.validation}; with fewer than {FEW} pictures its "
-            "choices are largely chance"
+            f"what selects or guards in {', '.join(steered)} is {setting.validation}; with fewer than {FEW} pictures "
+            "its choices are largely chance"
         )
     if setting.leaks:
         found.append(

@@ -1,9 +1,9 @@
 """Generated data that several tests share; nothing is checked in."""
 
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -13,11 +13,24 @@ from data.synthetic.video import write_video
 
 if TYPE_CHECKING:
     from fusion.model import FusionModel
+    from pipelines.compare_request import Request
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as pipelines.cli does; torch is not loaded yet
 
 NO_PAIRS = "no real pairs"
 SHARED = Path(__file__).parents[2] / "shared" / "data"
+_SMALL = """
+about: small
+model:
+  size: [64, 96]
+  sensors: SENSORS
+  rgb: {arch: test_resnet, weights: null}
+  thermal: {arch: test_resnet}
+  head: {width: 16}
+batch: 4
+workers: 0
+stages:
+"""
 
 
 @pytest.hookimpl(wrapper=True)
@@ -102,3 +115,26 @@ def tiny_bundle(
         tiny_model, config.inputs, config.classes, config.sensors, golden_pairs, {"ap50": 0.5}, "a" * 64, path
     )
     return path
+
+
+@pytest.fixture
+def small_recipe(tmp_path: Path) -> Callable[..., str]:
+    """Writes a recipe of a name with stages (lines of YAML), and returns its path as text."""
+
+    def write(name: str, *stages: str, sensors: str = "[rgb, thermal]") -> str:
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(_SMALL.replace("SENSORS", sensors) + "".join(stages))
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def compare_request(synthetic_card: Path, tmp_path: Path) -> "Callable[..., Request]":
+    """Makes a request to compare recipes on the synthetic card, into ``tmp_path / "out"``."""
+    from pipelines.compare_request import Request
+
+    def build(*recipes: str, **fields: Any) -> Request:
+        return Request(recipes, synthetic_card, tmp_path / "out", **{"seeds": 1} | fields)
+
+    return build
