@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from data.card import DatasetCard, Split
 from data.errors import DataError
-from fusion import learner
+from fusion import learner, stage_run, validation
 from fusion.checkpoint import Checkpoints, load_model
 from fusion.errors import FusionError
 from fusion.model import FusionModel
@@ -75,25 +75,33 @@ def die():
 
 
 def train_until(recipe_path, card, out, workers, resume, event, count, changes=()):
-    """Train, and die of SIGKILL when ``event`` happens for the ``count``-th time: step, saving, saved, or never."""
+    """Train, and die of SIGKILL when ``event`` (see ``watched``) happens for the ``count``-th time."""
     torch.set_num_threads(1)
     multiprocessing.set_start_method("fork", force=True)  # so that workers notice when their parent is killed
-    seen = {"step": 0, "saving": 0, "saved": 0}
+    seen = dict.fromkeys(("step", "validating", "saving", "saved", "removing", "handing", "never"), 0)
 
     def happens(name):
         seen[name] += 1
         if name == event and seen[name] == count:
             die()
 
+    watched(happens)
+    recipe = load_recipe(str(recipe_path), [f"workers={workers}", *changes])
+    train(recipe, "small", DatasetCard.load(card), out, resume=resume, accelerator="cpu")
+
+
+def watched(happens):
+    """Tell of a step to come, of a validation and a checkpoint half done, of one done, removed by half, handed on."""
     step, save, write_bytes = learner.Learner.step, Checkpoints.save, Path.write_bytes
+    gather, rmtree, hand_on = validation._gather, shutil.rmtree, stage_run.StageRun._hand_on
 
     def counted_step(self, *arguments):
         happens("step")
         return step(self, *arguments)
 
-    def counted_save(self, *arguments):
-        save(self, *arguments)
-        happens("saved")
+    def counted_gather(*arguments):
+        happens("validating")
+        return gather(*arguments)
 
     def half_written(self, content):
         if self.name == "optimizer.pt":
@@ -101,9 +109,22 @@ def train_until(recipe_path, card, out, workers, resume, event, count, changes=(
             happens("saving")
         return write_bytes(self, content)
 
+    def counted_save(self, *arguments):
+        save(self, *arguments)
+        happens("saved")
+
+    def half_removed(path, **more):
+        if (Path(path) / "optimizer.pt").exists():
+            (Path(path) / "optimizer.pt").unlink()
+            happens("removing")
+        rmtree(path, **more)
+
+    def counted_hand_on(self):
+        happens("handing")
+        hand_on(self)
+
     learner.Learner.step, Checkpoints.save, Path.write_bytes = counted_step, counted_save, half_written
-    recipe = load_recipe(str(recipe_path), [f"workers={workers}", *changes])
-    train(recipe, "small", DatasetCard.load(card), out, resume=resume, accelerator="cpu")
+    validation._gather, shutil.rmtree, stage_run.StageRun._hand_on = counted_gather, half_removed, counted_hand_on
 
 
 def outcome(run):
@@ -164,19 +185,27 @@ def test_the_run_that_is_killed_goes_through_a_rollback(uninterrupted):
     assert any("rolled_back" not in row for row in history if row["stage"] == "all" and row["epoch"])
 
 
+KILLS = ["step"] * 6 + ["saving"] * 3 + ["saved"] * 3 + ["validating"] * 3 + ["removing"] * 3 + ["handing"] * 2
+
+
 def test_a_run_killed_at_twenty_random_moments_ends_in_the_same_bits(recipe_path, synthetic_card, spawn, tmp_path):
     assert spawn(recipe_path, synthetic_card, tmp_path / "whole", 0, False, "never", 0, LONG) == 0
-    draw, run, kills = random.Random(0), tmp_path / "run", 0
-    while kills < 20:
-        event, count = draw.choice([("step", draw.randint(1, 5)), ("saving", 1), ("saved", 1)])
+    draw, run = random.Random(32), tmp_path / "run"  # a draw whose every event comes before the run's end
+    checkpoints, after_rollback = Checkpoints(run), 0
+    for event in draw.sample(KILLS, len(KILLS)):
+        count = draw.randint(1, 5) if event == "step" else 1
         started = (run / "recipe.yaml").exists()
-        assert spawn(recipe_path, synthetic_card, run, 0, started, event, count, LONG) == -signal.SIGKILL
-        kills += 1
-        assert all((folder / "state.json").exists() for folder in (run / "checkpoints").glob("s*"))  # each one whole
+        assert spawn(recipe_path, synthetic_card, run, 0, started, event, count, LONG) == -signal.SIGKILL, event
+        for folder in checkpoints.folder.glob("s*"):
+            checkpoints.load(folder.name)  # readable to the last
+            json.loads((folder / "state.json").read_text())
+        after_rollback += any("rolled_back" in row for row in checkpoints.latest().history)
+    assert after_rollback >= 1
     assert spawn(recipe_path, synthetic_card, run, 0, True, "never", 0, LONG) == 0
     (weights, history), (expected, expected_history) = outcome(run), outcome(tmp_path / "whole")
     assert all(torch.equal(weights[name], expected[name]) for name in expected) and len(weights) == len(expected)
     assert history == expected_history
+    assert not list(checkpoints.folder.glob(".*"))
 
 
 def test_what_is_kept_and_that_a_finished_run_loads(recipe_path, synthetic_card, spawn, tmp_path):
