@@ -39,7 +39,7 @@ STEPS = 3
 
 def tell(text):
     with (Path(__file__).parent / "calls.txt").open("a") as file:
-        file.small_recipe(text + "\\n")
+        file.write(text + "\\n")
 
 
 def rows(stage):
