@@ -14,6 +14,7 @@ from pipelines.report import panels
 from pipelines.report.events import events
 from pipelines.report.page import write_run_report
 from pipelines.report.stages import Period, parts_of, rates, spans
+from pipelines.report.tables import decisions
 
 BLOCKS = {"rgb": 6, "thermal": 6, "blend": 4}
 NAMES = [f"{part}.{i}" for part, count in BLOCKS.items() for i in range(count)] + ["head"]
@@ -173,6 +174,14 @@ def test_what_was_thrown_away_is_no_point_of_a_curve(stages):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(("select", "epoch"), [("best", 3), ("last", 2)])
+def test_what_a_stage_hands_on_after_going_back_at_its_end(select, epoch, recipe):
+    rows = [epoch_row(recipe.stages[-1], e, ["head"]) for e in range(5)]
+    rows[4] |= {"rolled_back": "what opened last did not help", "back_to": 2, "best": False}
+    (span,) = spans(rows, recipe.model_copy(update={"select": select}))
+    assert span.handed_on["epoch"] == epoch
+
+
 def test_marks_lie_on_the_axis(stages):
     axes = Figure().subplots()
     panels.loss_panel(axes, list(stages.values()), [], panels.Format(10, 1, 9, 6, 12))
@@ -201,6 +210,12 @@ def test_decisions_of_auto_unfreezing(written):
         ["7 auto", "4", "2", "+0.0312", "0.0104", "one block deeper"],
         ["7 auto", "6", "3", "-0.0021", "0.0104", "no deeper"],
     ]
+
+
+def test_a_decision_without_figures_has_dashes(recipe):
+    rows = [epoch_row(recipe.stages[-1], e, ["head"]) for e in range(3)]
+    rows[2]["decision"] = {"blocks": 1, "gain": None, "se": None, "deeper": False}
+    assert decisions(spans(rows, recipe)).count("<td>–</td>") == 2
 
 
 def test_stage_table_tells_waiting_and_stops(written):

@@ -157,7 +157,10 @@ def spans(history: Iterable[Row], recipe: Recipe) -> list[Span]:
 def _handed_on(rows: tuple[Row, ...], recipe: Recipe) -> Row:
     kept = [row for row in rows if not row.get("rolled_back")]
     best = [row for row in kept if row.get("best")]
-    return best[-1] if best and recipe.select == "best" else kept[-1]
+    if best and recipe.select == "best":
+        return best[-1]
+    last = rows[-1].get("back_to", kept[-1]["epoch"])
+    return next(row for row in kept if row["epoch"] == last)
 
 
 def parts_of(stages: Iterable[Span]) -> list[str]:
