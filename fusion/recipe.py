@@ -108,7 +108,8 @@ class Unfreeze(_Section):
     """Each further block learns at this share of the one before; a block that a group matches has the group's rate."""
     norm: NormPolicy | None = None
     auto: bool = False
-    """Go on only while the metric improves by more than one standard error of the paired difference; else end."""
+    """Open the next block only where the metric has improved by more than one standard error of the paired difference;
+    else the stage ends, and with ``select: last`` hands on what there was before the opening that did not help."""
 
 
 def _auto(value: Any) -> Any:  # noqa: ANN401 - plain YAML content
