@@ -60,9 +60,8 @@ def test_a_run_tells_what_was_frozen_when(trained):
     assert "rgb.blocks.3" not in frozen["unfreeze", 1] and "rgb.blocks.2" in frozen["unfreeze", 1]
     assert "rgb.blocks.2" not in frozen["unfreeze", 2] and "rgb.blocks.1" in frozen["unfreeze", 2]
     assert all(np.isfinite(row["val_loss"]) for row in history)
-    assert list(frozen) == [
-        *(("thermal-pretrain", e) for e in (0, 1)), *(("fuse", e) for e in (0, 1)), *(("unfreeze", e) for e in (0, 1, 2)),
-    ]  # fmt: skip
+    epochs = {"thermal-pretrain": 1, "fuse": 1, "unfreeze": 2}  # each stage begins with a validation at its entry
+    assert list(frozen) == [(stage, epoch) for stage, last in epochs.items() for epoch in range(last + 1)]
 
 
 def test_evaluate_writes_the_report_with_single_sensor_rows(trained, synthetic_card, capsys):
