@@ -6,7 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 _PER_NODE = {"torchrun": "LOCAL_WORLD_SIZE", "SLURM": "SLURM_NTASKS_PER_NODE"}
 """Launcher → the variable in which it says how many processes it started on each node."""
 _PATIENCE_S = 5.0
+_GRACE_S = 60.0
+"""Time for this process to end by itself after one that it started has failed."""
 
 
 class RawInputMixed(MixedPrecision):  # type: ignore[misc]  # mypy sees nothing of Lightning
@@ -183,6 +186,35 @@ def _require_own_program(processes: Processes) -> None:
             f"--devices {processes.devices}: several processes are started by running rgbt again; call the command "
             "rgbt, or start your own program by torchrun"
         )
+
+
+@contextlib.contextmanager
+def watched(fabric: Fabric) -> Iterator[None]:
+    """While it is open: when a process that this one started has failed, this one has a minute to end by itself.
+
+    Lightning's own observer looks every few seconds and kills this process at once, before it can say what happened.
+    """
+    for thread in threading.enumerate():
+        if thread.name == "child-process-observer":
+            thread._child_processes = []  # type: ignore[attr-defined] # nothing to observe: it ends at its next look
+    over = threading.Event()
+    threading.Thread(target=_watch, args=(_started(fabric), over), daemon=True, name="process-watch").start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+def _watch(processes: "list[subprocess.Popen[bytes]]", over: threading.Event) -> None:
+    codes: list[int | None] = [None]
+    while None in codes and not any(codes):
+        if over.wait(1.0):
+            return
+        codes = [process.poll() for process in processes]
+    if any(codes) and not over.wait(_GRACE_S):  # a collective that waits for a lost partner may never return
+        for process in processes:
+            _kill(process)
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def end_processes(fabric: Fabric, failed: bool) -> None:

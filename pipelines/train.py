@@ -24,7 +24,15 @@ from fusion.plan import plan_stages
 from fusion.stage_table import count_parameters, table
 from fusion.synchronise import sketch_objectives
 from fusion.trainer import Store, Trainer
-from pipelines.launch import Processes, end_processes, failed_process, find_processes, lost_partner, make_fabric
+from pipelines.launch import (
+    Processes,
+    end_processes,
+    failed_process,
+    find_processes,
+    lost_partner,
+    make_fabric,
+    watched,
+)
 from pipelines.loaders import CardLoaders
 from pipelines.loggers import DEFAULT, STOPPED, make_loggers
 from pipelines.recipe_file import TrainRecipe, dump_recipe
@@ -153,7 +161,8 @@ def _running(fabric: Fabric, loggers: Sequence[Logger]) -> Iterator[None]:
     ended = "failed"
     try:
         fabric.launch()
-        yield
+        with watched(fabric):
+            yield
         ended = "success"
     except Stopped:
         ended = STOPPED

@@ -1,6 +1,7 @@
 """Generated data that several tests share; nothing is checked in."""
 
 import os
+import re
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as pipelines.cli does; torch is not loaded yet
 
-NO_PAIRS = "no real pairs"
+NO_PAIRS, NO_GPU = "no real pairs", "no CUDA device"
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 _SMALL = """
 about: small
@@ -35,9 +36,13 @@ stages:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Under RGBT_REQUIRE_ALL a test that is skipped for want of a tool fails; the real pairs are no tool."""
+    """Under RGBT_REQUIRE_ALL a test that is skipped for want of a tool fails; real pairs and a GPU are no tools."""
     report = yield
-    if os.environ.get("RGBT_REQUIRE_ALL") and report.skipped and NO_PAIRS not in str(report.longrepr):
+    if (
+        os.environ.get("RGBT_REQUIRE_ALL")
+        and report.skipped
+        and not re.search(f"{NO_PAIRS}|{NO_GPU}", str(report.longrepr))
+    ):
         report.outcome, report.longrepr = "failed", f"skipped under RGBT_REQUIRE_ALL: {report.longrepr}"
     return report
 
