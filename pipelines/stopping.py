@@ -52,7 +52,7 @@ class StopSignal:
         if number == signal.SIGINT:
             if self._pressed is not None and self._clock() - self._pressed > _ONE_PRESS_S:
                 raise KeyboardInterrupt
-            self._pressed = self._pressed or self._clock()
+            self._pressed = self._clock() if self._pressed is None else self._pressed
         if self.number is None:
             self.number = number
             if self._talks:
