@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import IO, Any, Protocol
 
 from data.card import DatasetCard
@@ -138,7 +139,7 @@ class Cell:
             Stopped: ``stop`` said so.
             DataError: a user's mistake, with the cell's name; a FusionError alike.
         """
-        with (self.folder / LOG).open("a", encoding="utf-8") as file, _spoken_into(file):
+        with (self.folder / LOG).open("a", encoding="utf-8") as file, _spoken_into(file), _Traceback():
             try:
                 if not self.trained:
                     resume = (self.folder / RECIPE).exists()
@@ -151,11 +152,6 @@ class Cell:
                 self._measure()
             except (DataError, FusionError) as error:
                 raise type(error)(f"{self.label}: {error}") from None
-            except Stopped:
-                raise
-            except Exception:
-                print(f"\r{traceback.format_exc()}")  # over the bar
-                raise
 
     def _measure(self) -> None:
         evaluation = evaluate(self.folder, self.setting.source, self.setting.reported)
@@ -179,6 +175,19 @@ class Cell:
         """Rows of ``fusion.trainer``."""
         found: list[Row] = json.loads((self.folder / HISTORY).read_text())
         return found
+
+
+class _Traceback:
+    """Prints where an error came from that is no user's mistake, and lets it go on: the log is what remains of it."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, Exception) and not isinstance(error, (DataError, FusionError, Stopped)):
+            print("\r" + "".join(traceback.format_exception(error)))  # over the bar
 
 
 class _Log(io.TextIOBase):

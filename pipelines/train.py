@@ -101,11 +101,8 @@ def train(
         Stopped: ``stop`` was heeded.
     """
     processes = find_processes(devices, nodes)
-    text = dump_recipe(recipe)
     if processes.leads:
-        _claim(out, text, resume)
-    if resume and processes.leads:
-        _require_same_precision(out, precision)
+        _claim(out, dump_recipe(recipe), resume, precision)
     made = make_loggers(loggers, out) if processes.leads else []
     fabric = make_fabric(processes, accelerator, precision, made)
     # All that can be wrong with recipe, card and weights is found before other processes are started.
@@ -114,23 +111,34 @@ def train(
     if resume and processes.leads:
         _require_same_card(out, info)
     say = _say if processes.leads else _nothing
+    model = _build(recipe, card, say)
+    with _running(fabric, made):
+        trainer = Trainer(model, recipe, loaders, out, fabric, say, stop, store)
+        if processes.leads:
+            _describe(recipe, info, out, made)
+        history = trainer.fit(resume)
+    if processes.leads:
+        _write(out / HISTORY, json.dumps(history))
+    return history
+
+
+def _build(recipe: TrainRecipe, card: DatasetCard, say: Callable[[str], None]) -> FusionModel:
+    """The model with the weights that the recipe names; says what was loaded, and the stages."""
     with recipe.blamed():
         model, reports = build_model(model_config(recipe, card), recipe.seed)
         stages = _table(recipe, model)
     for report in reports:
         say(f"weights  {report}")
     say(stages)
-    with _running(fabric, made):
-        trainer = Trainer(model, recipe, loaders, out, fabric, say, stop, store)
-        if processes.leads:
-            _write(out / RECIPE, text)
-            _write(out / RUN, json.dumps(asdict(info), indent=1))
-            for logger in made:
-                logger.log_hyperparams(recipe.model_dump(mode="json"))
-        history = trainer.fit(resume)
-    if processes.leads:
-        _write(out / HISTORY, json.dumps(history))
-    return history
+    return model
+
+
+def _describe(recipe: TrainRecipe, info: RunInfo, out: Path, loggers: Sequence[Logger]) -> None:
+    """Leave in the run, and with the trackers, what it is."""
+    _write(out / RECIPE, dump_recipe(recipe))
+    _write(out / RUN, json.dumps(asdict(info), indent=1))
+    for logger in loggers:
+        logger.log_hyperparams(recipe.model_dump(mode="json"))
 
 
 def _info(
@@ -219,8 +227,8 @@ def read_run(run: Path) -> tuple[TrainRecipe, RunInfo, list[Row]]:
     return read_model(run / RECIPE, TrainRecipe), info, history
 
 
-def _claim(out: Path, recipe: str, resume: bool) -> None:
-    """Refuse a folder that holds another run."""
+def _claim(out: Path, recipe: str, resume: bool, precision: str) -> None:
+    """Refuse a folder that holds another run, or one of another precision."""
     if resume:
         if not (out / RECIPE).exists():
             raise DataError(f"{out}: no run to resume there ({RECIPE} is missing); run without --resume")
@@ -228,6 +236,7 @@ def _claim(out: Path, recipe: str, resume: bool) -> None:
             raise DataError(
                 f"{out / RECIPE}: the run was started with another recipe; resume with the same one and --set"
             )
+        _require_same_precision(out, precision)
         return
     if any((out / name).exists() for name in (RECIPE, "checkpoints", "model")):
         raise DataError(f"{out}: holds a run already; go on with it by --resume, or name another --out")
