@@ -13,7 +13,7 @@ from data.dataset import PairDataset
 from data.images import write_image
 from data.synthetic.settings import SETTINGS
 from pipelines.cli import main
-from pipelines.commands import data as data_command
+from pipelines.data_commands import synth as synth_command
 
 
 @pytest.fixture
@@ -263,7 +263,7 @@ def test_synth_makes_a_hard_set_as_large_as_its_setting_says(tmp_path, capsys, m
     assert code == 2 and "choose from" in err
     for name, setting in SETTINGS.items():
         counts = ",".join(f"{split}={count}" for split, count in setting.pairs.items())
-        assert counts in data_command._SETTINGS[name], "what the help says"
+        assert counts in synth_command._SETTINGS[name], "what the help says"
 
 
 def test_synth_refuses_wrong_arguments(tmp_path, capsys):

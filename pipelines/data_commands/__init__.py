@@ -1,0 +1,1 @@
+"""The actions of ``rgbt data``, one module each: ``configure(parser)`` and ``run(args)``."""
