@@ -21,7 +21,7 @@ COMMANDS = {
     "compare": "which recipe is best on a data set: recipes × seeds, with confidence intervals",
     "export": "turn a run into a bundle: the ONNX graph, its description and its proof",
     "verify": "replay a bundle's golden pairs",
-    "bench": "measure the speed of a bundle, alone and live",
+    "bench": "measure the speed of a bundle, of the live pipeline, of training or of loading",
     "live": "run a bundle on two streams",
     "doctor": "say what this machine can do, and what is wrong with it",
 }
