@@ -1,17 +1,17 @@
 """The dataset card: one YAML file that says where RGB, thermal and labels lie, and what they mean."""
 
 import json
-import re
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from data.coco import CocoImage, read_coco
 from data.errors import DataError
+from data.patterns import Pattern, fill, id_from_name
 from data.prepare import InputSpec
 from data.rig import Rig, Size
 from data.thermal import ThermalSpec
@@ -39,15 +39,6 @@ class Sample:
     """Picture of class indices, at RGB's size."""
     sensors: tuple[Sensor, ...] = SENSORS
     """Which of the two files there are."""
-
-
-def _pattern(text: str) -> str:
-    if "{id}" not in text or re.search(r"[{}]", text.replace("{id}", "")):
-        raise ValueError("a path pattern holds {id} and no other braces, such as visible/{id}.jpg")
-    return text
-
-
-Pattern = Annotated[str, AfterValidator(_pattern)]
 
 
 class Labels(BaseModel):
@@ -216,12 +207,12 @@ class DatasetCard(BaseModel):
     def _sample(self, one: str, image: CocoImage | None, scene: str | None, sensors: tuple[Sensor, ...]) -> Sample:
         return Sample(
             id=one,
-            rgb=self.folder / self.rgb.replace("{id}", one),
-            thermal=self.folder / self.thermal.replace("{id}", one),
+            rgb=self.folder / fill(self.rgb, one),
+            thermal=self.folder / fill(self.thermal, one),
             boxes=None if image is None else image.boxes,
             labels=None if image is None else image.labels,
             scene=scene,
-            mask=None if self.masks is None else self.folder / self.masks.replace("{id}", one),
+            mask=None if self.masks is None else self.folder / fill(self.masks, one),
             sensors=sensors,
         )
 
@@ -246,20 +237,6 @@ class DatasetCard(BaseModel):
         if not isinstance(scenes, dict):
             raise DataError(f"{path}: expected a JSON object id → scene name")
         return {str(key): str(value) for key, value in scenes.items()}
-
-
-def id_from_name(name: str, pattern: str) -> str | None:
-    """Find the id in a file name that follows ``pattern``, with or without its leading folders; else None."""
-    parts = PurePosixPath(pattern).parts
-    for start in range(len(parts)):
-        tail = "/".join(parts[start:])
-        if "{id}" not in tail:
-            break
-        expression = re.escape(tail).replace(r"\{id\}", "(?P<id>.+)", 1).replace(r"\{id\}", "(?P=id)")
-        match = re.fullmatch(expression, name)
-        if match:
-            return match["id"]
-    return None
 
 
 def read_ids(path: Path) -> list[str]:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from data.card import id_from_name
 from data.errors import DataError
 from data.images import SUFFIXES, Header, read_header, read_thermal
+from data.patterns import id_from_name
 from data.thermal import DTYPES, ThermalSpec
 
 RGB_NAMES = (

@@ -7,10 +7,11 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from data.card import DatasetCard, Labels, Split, id_from_name, read_ids
+from data.card import DatasetCard, Labels, Split, read_ids
 from data.coco import CocoImage, read_coco
 from data.errors import DataError
 from data.folders import find_pairs, find_sizes, find_unit
+from data.patterns import id_from_name
 from data.yaml_file import atomic, dump_model
 
 SHARES = {"train": 0.70, "val": 0.15, "test": 0.15}

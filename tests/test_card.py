@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from data.card import DatasetCard, Split, id_from_name
+from data.card import DatasetCard, Split
 from data.coco import read_coco
 from data.errors import DataError
 from data.rig import Rig
@@ -270,20 +270,3 @@ def test_what_is_no_coco_file_is_one_line(tmp_path):
         path.write_text(text, encoding="utf-8")
         with pytest.raises(DataError, match=expected):
             read_coco(path, None)
-
-
-@pytest.mark.parametrize(
-    ("name", "pattern", "expected"),
-    [
-        ("1.jpg", "visible/{id}.jpg", "1"),
-        ("visible/a/1.jpg", "visible/{id}.jpg", "a/1"),
-        ("a/1.jpg", "visible/{id}.jpg", "a/1"),
-        ("1.png", "visible/{id}.jpg", None),
-        ("s/s_rgb.png", "{id}/{id}_rgb.png", "s"),
-        ("s/t_rgb.png", "{id}/{id}_rgb.png", "s/t"),
-        ("rgb.png", "{id}/rgb.png", None),
-        ("x+y.jpg", "a.b/{id}.jpg", "x+y"),
-    ],
-)
-def test_ids_from_names(name, pattern, expected):
-    assert id_from_name(name, pattern) == expected
