@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from data.coco import CocoImage, read_coco
 from data.errors import DataError
@@ -99,16 +99,6 @@ class DatasetCard(BaseModel):
     masks: Pattern | None = None
 
     _path: Path = PrivateAttr(default=Path("card.yaml"))
-
-    @field_validator("thermal_spec")
-    @classmethod
-    def _nothing_to_convert(cls, spec: ThermalSpec) -> ThermalSpec:
-        if spec.planck is not None:
-            raise ValueError(
-                "planck: frames of a card are not converted to °C; convert them with "
-                "data.thermal.counts_to_celsius, then say unit: celsius without planck"
-            )
-        return spec
 
     @model_validator(mode="after")
     def _is_complete(self) -> Self:

@@ -49,6 +49,12 @@ class Planck(BaseModel):
     o: float
     emissivity: float
     reflected_celsius: float
+    distance_m: float = 0.0
+    atmospheric_celsius: float = 20.0
+    humidity: float = 0.5
+    window_transmission: float = 1.0
+    window_celsius: float = 20.0
+    air: tuple[float, float, float, float, float] = (0.006569, 0.01262, -0.002276, -0.00667, 1.9)
 
 
 class ThermalInput(BaseModel):
@@ -66,6 +72,13 @@ class ThermalInput(BaseModel):
     """The value of pixels that show nothing; valid pixels never carry it."""
     marked: bool
     """True: delivered frames already carry ``invalid``. False: valid pixels are moved off it by one step."""
+    stored: Literal["unit", "decikelvin", "centikelvin", "linear", "planck", "radiometric"] = "unit"
+    """What files and cameras hold; it was converted to the unit before."""
+    channel: int | None = None
+    scale: float | None = None
+    offset: float | None = None
+    blank: tuple[tuple[int, int, int, int], ...] = ()
+    """Parts of the stored frame (x1, y1, x2, y2) that were made invalid."""
     planck: Planck | None
 
     @property
@@ -121,8 +134,9 @@ class BundleInfo(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: Literal[1] = 1
-    task: Literal["detect"]
+    task: Literal["detect", "segment", "classify"]
     classes: tuple[str, ...]
+    """Names; of a segmentation without the background, which is 0 in its class map."""
     inputs: Inputs
     outputs: dict[str, Output]
     sensors: tuple[Literal["rgb", "thermal"], ...] = ("rgb", "thermal")

@@ -174,8 +174,8 @@ def test_inputs_follow_the_rig_and_the_canvas(folder):
         ("version: 1", "version: 2", r"card\.yaml:1: version"),
         (
             "{unit: counts16}",
-            "{unit: counts16, planck: {r1: 14906.2, r2: 0.011, b: 1396.5, f: 1, o: -7261}}",
-            r"card\.yaml:9: thermal_spec: planck: .* not converted .* data\.thermal\.counts_to_celsius, then say unit",
+            "{unit: counts16, stored: planck, planck: {r1: 14906.2, r2: 0.011, b: 1396.5, f: 1, o: -7261}}",
+            r"card\.yaml:9: thermal_spec: stored: planck becomes degrees, so unit must be celsius",
         ),
     ],
 )
