@@ -1,7 +1,6 @@
 """One page that says what a run learnt and how well it answers; a single file that needs nothing else."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -14,22 +13,10 @@ from pipelines.report.events import event_list
 from pipelines.report.panels import gradient_keys
 from pipelines.report.pictures import pictures
 from pipelines.report.pretraining import pretraining
+from pipelines.report.shell import Section, html_page, scroll
 from pipelines.report.stages import Span, spans
-from pipelines.report.style import stylesheet
-from pipelines.report.tables import accuracy_table, decisions, scroll, stage_results, verdict
+from pipelines.report.tables import accuracy_table, decisions, stage_results, verdict
 from pipelines.report.training import training_plot
-
-_CODE = "command"
-"""The fact that is set as code."""
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of the page, which its navigation leads to."""
-
-    name: str
-    heading: str
-    content: str
 
 
 def write_run_report(
@@ -106,42 +93,3 @@ def _legend(stages: Sequence[Span], recipe: Recipe) -> str:
         told.append("Gradient norms: mean over the epoch, before clipping.")
     told.append("Blocks: filled by the share that trains; the rest is frozen.")
     return " ".join(told)
-
-
-def html_page(title: str, about: str, facts: dict[str, str], sections: Iterable[Section]) -> str:
-    """A whole page; ``about`` is its lead, ``facts`` what to know of it, ``command`` set as code."""
-    links = "".join(f'<a href="#{section.name}">{escape(section.heading)}</a>' for section in sections)
-    body = "\n".join(
-        f'<section id="{section.name}" aria-labelledby="{section.name}-title">\n'
-        f'<h2 id="{section.name}-title">{escape(section.heading)}</h2>\n{section.content}\n</section>'
-        for section in sections
-    )
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{escape(title)}</title>
-<style>
-{stylesheet()}</style>
-</head>
-<body>
-<header>
-<h1>{escape(title)}</h1>
-<p class="lead">{escape(about)}</p>
-<nav aria-label="Sections">{links}</nav>
-<dl class="facts">{"".join(_fact(name, value) for name, value in facts.items())}</dl>
-</header>
-<main>
-{body}
-</main>
-</body>
-</html>
-"""
-
-
-def _fact(name: str, value: str) -> str:
-    if name.lower() == _CODE:
-        return f'<div class="wide"><dt>{escape(name)}</dt><dd><code>{escape(value)}</code></dd></div>'
-    return f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"

@@ -1,6 +1,5 @@
 """Pairs with what was found and what is true, on both sensors."""
 
-import base64
 from collections import Counter
 from collections.abc import Sequence
 from html import escape
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from data.frame import Image
 from pipelines.evaluate import Evaluation, Example
 from pipelines.live.draw import COLOURS, draw_boxes, false_colour
+from pipelines.report.shell import jpeg
 
 SCORE = 0.3
 """Least score of a box that is drawn; that of ``rgbt live`` unless told otherwise."""
@@ -109,15 +109,3 @@ def _dashed(picture: NDArray[np.uint8], box: Sequence[int], colour: tuple[int, i
         for y in range(y1, y2, 2 * _DASH):
             for x in (x1, x2):
                 cv2.line(picture, (x, y), (x, min(y + _DASH, y2)), shade, 1)
-
-
-def jpeg(picture: NDArray[np.uint8]) -> str:
-    """H×W×3 (R, G, B) as the source of an ``<img>``."""
-    # Full colour resolution: thin coloured lines would bleed at half.
-    how = [
-        cv2.IMWRITE_JPEG_QUALITY, 84,
-        cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
-    ]  # fmt: skip
-    done, encoded = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), how)
-    assert done
-    return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode()

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusion.objectives import OBJECTIVES
-from pipelines.report.pictures import jpeg
+from pipelines.report.shell import jpeg
 from pipelines.report.stages import Span
 
 Arrays = dict[str, NDArray[np.float32]]

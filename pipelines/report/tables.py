@@ -6,15 +6,11 @@ from html import escape
 from pipelines.evaluate import Evaluation
 from pipelines.evaluate import Row as Measured
 from pipelines.report.curves import count_text, line_styles
+from pipelines.report.shell import head, html_table, name_cell
 from pipelines.report.stages import METRICS, Row, Span, number
 from pipelines.report.svg import key
 
 _SENSORS = {"rgb": "RGB", "thermal": "thermal"}
-
-
-def scroll(label: str, content: str) -> str:
-    """Content that may be wider than a phone, to be scrolled by finger or keyboard."""
-    return f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(label)}">\n{content}\n</div>'
 
 
 def verdict(evaluation: Evaluation) -> str:
@@ -115,24 +111,6 @@ def _decision(span: Span, row: Row) -> str:
     cells = [name_cell(f"{span.number} {escape(span.stage.name)}"), *(f"<td>{figure}</td>" for figure in figures)]
     cells.append(f'<td class="text">{"one block deeper" if made["deeper"] else "no deeper"}</td>')
     return f"<tr>{''.join(cells)}</tr>"
-
-
-def html_table(label: str, heads: Iterable[str], body: Iterable[str]) -> str:
-    """A table that scrolls by itself: ``heads`` are cells, ``body`` rows."""
-    rows = "\n".join(body)
-    return scroll(label, f"<table>\n<thead><tr>{''.join(heads)}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table>")
-
-
-def head(name: str, below: str = "", text: bool = False) -> str:
-    """A column's head; ``below`` in small, text to the left, figures to the right."""
-    css = ' class="text"' if text else ""
-    small = f"<small>{escape(below)}</small>" if below else ""
-    return f'<th scope="col"{css}>{escape(name)}{small}</th>'
-
-
-def name_cell(content: str) -> str:
-    """A row's first cell, which names it; ``content`` is HTML."""
-    return f'<th scope="row"><span class="name">{content}</span></th>'
 
 
 def sensors_cell(sensors: Iterable[str]) -> str:
