@@ -1,5 +1,6 @@
 """Replays a bundle's golden pairs: the engine must answer what PyTorch answered."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,26 +11,50 @@ from export.session import Session
 
 SCORE_LIMIT = 1e-4
 BOX_LIMIT_PX = 0.1
+LIMITS = {
+    "scores_max_abs": SCORE_LIMIT,
+    "boxes_max_abs_px": BOX_LIMIT_PX,
+    "class_map_differs": 1e-3,
+    "confidence_max_abs": 1e-4,
+    "probabilities_max_abs": 1e-4,
+}
+"""Figure → the largest that still counts as the same answer. ``class_map_differs`` is a share of the pixels."""
+_SAYS = {
+    "scores_max_abs": "scores differ by at most {value:.1e} (limit {limit:.0e})",
+    "boxes_max_abs_px": "boxes by {value:.1e} px (limit {limit:g} px)",
+    "class_map_differs": "class maps differ in at most {value:.3%} of the pixels (limit {limit:.1%})",
+    "confidence_max_abs": "confidence by {value:.1e} (limit {limit:.0e})",
+    "probabilities_max_abs": "probabilities differ by at most {value:.1e} (limit {limit:.0e})",
+}
 _BATCHES = (1, 2)  # what live sends, and proof that the batch is dynamic
 
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """Largest absolute differences between an engine and PyTorch."""
+    """How far an engine's answers are from PyTorch's."""
 
     pairs: int
     """Golden pairs replayed, single-sensor ones included."""
-    scores: float
-    boxes_px: float
+    figures: Mapping[str, float]
+    """Those of LIMITS that the task's answers have, over all pairs the largest."""
 
     @property
     def holds(self) -> bool:
-        """Whether both differences are within the limits."""
-        return self.scores <= SCORE_LIMIT and self.boxes_px <= BOX_LIMIT_PX
+        """Whether every figure is within its limit."""
+        return all(value <= LIMITS[name] for name, value in self.figures.items())
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The limit of each figure."""
+        return {name: LIMITS[name] for name in self.figures}
+
+    def as_dict(self) -> dict[str, float]:
+        """Pairs and figures, as bundle.json records them."""
+        return {"pairs": self.pairs, **self.figures}
 
     def __str__(self) -> str:
-        scores = f"scores differ by at most {self.scores:.1e} (limit {SCORE_LIMIT:.0e})"
-        return f"{self.pairs} golden pairs: {scores}, boxes by {self.boxes_px:.1e} px (limit {BOX_LIMIT_PX} px)"
+        said = [_SAYS[name].format(value=value, limit=LIMITS[name]) for name, value in self.figures.items()]
+        return f"{self.pairs} golden pairs: {', '.join(said)}"
 
 
 def replay(session: Session) -> Parity:
@@ -39,36 +64,48 @@ def replay(session: Session) -> Parity:
         ExportError: golden.npz does not fit the graph, or an answer is not finite.
     """
     golden = session.bundle.golden()
+    expected = {name: golden[name] for name in session.bundle.info.outputs}
     parities = []
     for batch in _BATCHES:
         answers = [
             session.run(*(golden[name][start : start + batch] for name in ("rgb", "thermal", "present")))
             for start in range(0, len(golden["rgb"]), batch)
         ]
-        parities.append(compare_boxes(golden["boxes"], np.concatenate([answer["boxes"] for answer in answers])))
-    return Parity(
-        pairs=len(golden["rgb"]),
-        scores=max(parity.scores for parity in parities),
-        boxes_px=max(parity.boxes_px for parity in parities),
-    )
+        found = {name: np.concatenate([answer[name] for answer in answers]) for name in expected}
+        parities.append(compare(expected, found))
+    figures = {name: max(parity.figures[name] for parity in parities) for name in parities[0].figures}
+    return Parity(len(golden["rgb"]), figures)
 
 
-def compare_boxes(expected: Array, found: Array) -> Parity:
-    """Compare two answers [B,K,6] of the same pairs after matching their slots.
+def compare(expected: Mapping[str, Array], found: Mapping[str, Array]) -> Parity:
+    """Compare two answers to the same pairs, each output by the rule of its name.
 
-    Slots may change places where scores tie. A slot level with the last one kept may be another one on either
-    side, so only its score is compared.
+    Boxes are compared after matching their slots: slots may change places where scores tie, and a slot level with the
+    last one kept may be another one on either side, so only its score is compared. Of a class map, the pixels of
+    another class count; where two classes are level, rounding decides.
 
     Raises:
-        ExportError: the shapes differ, or a number is not finite.
+        ExportError: shapes differ, a number is not finite, or an output has no rule.
     """
-    if expected.shape != found.shape:
-        raise ExportError(f"the engine answers boxes {list(found.shape)}, PyTorch answered {list(expected.shape)}")
-    if not np.isfinite(found).all():
-        raise ExportError("the engine's answer holds NaN or infinite numbers; try another provider or precision")
+    figures: dict[str, float] = {}
+    for name, wanted in expected.items():
+        if name not in RULES:
+            raise ExportError(f"no rule says when two answers '{name}' are the same; known are {', '.join(RULES)}")
+        got = found[name]
+        if wanted.shape != got.shape:
+            raise ExportError(f"the engine answers {name} {list(got.shape)}, PyTorch answered {list(wanted.shape)}")
+        if not np.isfinite(got).all():
+            raise ExportError(
+                f"the engine's answer {name} holds NaN or infinite numbers; try another provider or precision"
+            )
+        figures |= RULES[name](wanted, got)
+    return Parity(len(next(iter(expected.values()))), figures)
+
+
+def _compare_boxes(expected: Array, found: Array) -> dict[str, float]:
     differences = [_difference(one, other) for one, other in zip(expected, found, strict=True)]
     scores, boxes = np.array(differences, np.float64).reshape(-1, 2).max(axis=0)
-    return Parity(len(expected), float(scores), float(boxes))
+    return {"scores_max_abs": float(scores), "boxes_max_abs_px": float(boxes)}
 
 
 def _difference(expected: Array, found: Array) -> tuple[float, float]:
@@ -91,3 +128,24 @@ def _difference(expected: Array, found: Array) -> tuple[float, float]:
         score, box = max(score, float(points[best])), max(box, float(pixels[best]))
     unexpected = found[free & (found[:, 4] > floor), 4]
     return max(score, float(unexpected.max(initial=0.0))), box
+
+
+def _compare_class_maps(expected: Array, found: Array) -> dict[str, float]:
+    return {"class_map_differs": float((expected != found).mean(axis=(1, 2)).max())}  # of the worst pair
+
+
+def _compare_confidence(expected: Array, found: Array) -> dict[str, float]:
+    return {"confidence_max_abs": float(np.abs(expected - found).max())}
+
+
+def _compare_probabilities(expected: Array, found: Array) -> dict[str, float]:
+    return {"probabilities_max_abs": float(np.abs(expected - found).max())}
+
+
+RULES: dict[str, Callable[[Array, Array], dict[str, float]]] = {
+    "boxes": _compare_boxes,
+    "class_map": _compare_class_maps,
+    "confidence": _compare_confidence,
+    "probabilities": _compare_probabilities,
+}
+"""Output → what is measured between two of them, PyTorch's first."""

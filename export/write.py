@@ -21,7 +21,13 @@ MISSING_SENSOR = (
     "Set its entry of 'present' to 0 and send any frame of the right size and dtype in its place, zeros for "
     "example: the graph cuts the absent sensor out and answers from the other alone. Never both 0."
 )
-LAYOUT = "x1,y1,x2,y2,score,class in RGB pixels; slots by falling score, empty ones have score 0"
+LAYOUTS = {
+    "boxes": "x1,y1,x2,y2,score,class in RGB pixels; slots by falling score, empty ones have score 0",
+    "class_map": "for each RGB pixel 0 for background, i for classes[i-1]",
+    "confidence": "for each RGB pixel the probability of the class that class_map says, 0 to 1",
+    "probabilities": "for each of classes its probability; they sum to 1",
+}
+"""Output → what its numbers mean."""
 
 
 def export_bundle(
@@ -33,6 +39,7 @@ def export_bundle(
     metrics: Mapping[str, Any],
     recipe_sha256: str,
     out: Path,
+    task: str = "detect",
 ) -> Bundle:
     """Write a bundle folder as a whole, after ONNX Runtime has answered as PyTorch does.
 
@@ -48,6 +55,7 @@ def export_bundle(
         metrics: The task's own metric, as evaluated.
         recipe_sha256: Hash of the resolved recipe.
         out: The folder; an existing one is replaced only if it is a bundle.
+        task: detect, segment or classify.
 
     Raises:
         ExportError: the model cannot become a graph, or the engine answers otherwise than PyTorch.
@@ -58,10 +66,10 @@ def export_bundle(
     feeds = _with_absent_sensors(golden) if len(sensors) == 2 else _with_both(golden)
     answers = _answers(model, feeds)
     fields = {
-        "task": "detect",
+        "task": task,
         "classes": tuple(classes),
         "inputs": description,
-        "outputs": {"boxes": {"shape": ("B", *answers["boxes"].shape[1:]), "dtype": "float32", "layout": LAYOUT}},
+        "outputs": _describe(answers),
         "sensors": tuple(sensors),
         "missing_sensor": MISSING_SENSOR
         if len(sensors) == 2
@@ -87,7 +95,18 @@ def _parity(folder: Path) -> dict[str, Any]:
     session.close()
     if not parity.holds:
         raise ExportError(f"ONNX Runtime answers otherwise than PyTorch, so no bundle was written: {parity}")
-    return {"pairs": parity.pairs, "scores_max_abs": parity.scores, "boxes_max_abs_px": parity.boxes_px}
+    return parity.as_dict()
+
+
+def _describe(answers: Mapping[str, Array]) -> dict[str, Any]:
+    """Shape, dtype and layout of every output."""
+    unknown = [name for name in answers if name not in LAYOUTS]
+    if unknown:
+        raise ExportError(f"the model answers '{unknown[0]}', expected of {', '.join(LAYOUTS)}")
+    return {
+        name: {"shape": ("B", *array.shape[1:]), "dtype": str(array.dtype), "layout": LAYOUTS[name]}
+        for name, array in answers.items()
+    }
 
 
 def _check_golden(golden: Mapping[str, Array], inputs: Inputs) -> None:
@@ -115,12 +134,12 @@ def _with_absent_sensors(golden: Mapping[str, Array]) -> dict[str, Array]:
 
 def _answers(model: torch.nn.Module, feeds: Mapping[str, Array]) -> dict[str, Array]:
     """Return what PyTorch answers, pair by pair, as live asks."""
-    rows = []
+    rows: list[dict[str, Array]] = []
     with torch.no_grad():
         for index in range(len(feeds["rgb"])):
             row = model(*(torch.from_numpy(feeds[name][index : index + 1]) for name in ("rgb", "thermal", "present")))
-            rows.append(row["boxes"].numpy())
-    return {"boxes": np.concatenate(rows)}
+            rows.append({name: tensor.numpy() for name, tensor in row.items()})
+    return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
 
 def _versions() -> dict[str, str]:

@@ -91,7 +91,7 @@ def run_demo(
     return DemoResult(
         evaluation,
         {**{row: figures.ap50 for row, figures in alone.items()}, "fused": evaluation.rows[0].ap50},
-        parity.scores, parity.boxes_px, live["pairs_per_s"], speed.pairs_per_s,
+        parity.figures["scores_max_abs"], parity.figures["boxes_max_abs_px"], live["pairs_per_s"], speed.pairs_per_s,
         report, bundle, video, time.perf_counter() - started,
     )  # fmt: skip
 

@@ -32,6 +32,7 @@ def export_run(run: Path, out: Path, card_path: Path | None = None, split: str =
     arrays = {"rgb": np.stack([p.rgb for p in pairs]), "thermal": np.stack([p.thermal for p in pairs])}
     measured = run / EVALUATION
     metrics = json.loads(measured.read_text()) if measured.exists() else {}
+    config = model.config
     return export_bundle(
-        model, model.config.inputs, model.config.classes, model.config.sensors, arrays, metrics, info.recipe_sha256, out
+        model, config.inputs, config.classes, config.sensors, arrays, metrics, info.recipe_sha256, out, config.head.kind
     )

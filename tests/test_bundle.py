@@ -237,7 +237,7 @@ def test_verify_command(bundle, capfd):
     answer = json.loads(capfd.readouterr().out)
     assert answer["holds"] is True
     assert answer["target"] == "onnxruntime-cpu"
-    assert Parity(answer["pairs"], answer["scores_max_abs"], answer["boxes_max_abs_px"]).holds
+    assert Parity(answer["pairs"], {name: answer[name] for name in answer["limits"]}).holds
 
 
 def test_verify_command_on_a_changed_byte(bundle, capfd):

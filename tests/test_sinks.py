@@ -1,3 +1,4 @@
+import csv
 import json
 import os
 import signal
@@ -15,10 +16,11 @@ from data.frame import Frame, Pair
 from data.prepare import InputSpec, Preparer
 from data.rig import Rig
 from data.thermal import ThermalSpec
+from pipelines.live import lines as lines_module
 from pipelines.live import sinks as sinks_module
-from pipelines.live.answer import Answer, read_answer
-from pipelines.live.draw import COLOURS, Composer, draw_boxes, false_colour
-from pipelines.live.sinks import SINKS, JsonLinesSink, VideoSink, WindowSink, windows_missing
+from pipelines.live.answer import BoxAnswer, LabelAnswer, MapAnswer, read_answer, run_lengths
+from pipelines.live.draw import COLOURS, Composer, draw_boxes, draw_map, false_colour
+from pipelines.live.sinks import SINKS, CsvSink, JsonLinesSink, VideoSink, WindowSink, windows_missing
 from pipelines.live.windows import window_system
 
 CLASSES = ("person", "car")
@@ -42,7 +44,7 @@ def prepare(shown, inputs=INPUTS):
 
 
 def answer(index=0, boxes=((10, 20, 40, 50, 0.9, 1),)):
-    return Answer(index, np.array(boxes, np.float32).reshape(-1, 6), (64, 96))
+    return BoxAnswer(index, np.array(boxes, np.float32).reshape(-1, 6), (64, 96))
 
 
 def write(sink, index, **options):
@@ -86,11 +88,11 @@ def test_json_lines_say_everything_and_are_flushed(tmp_path):
 
 
 def test_every_line_is_in_the_file_though_the_system_takes_it_in_pieces(tmp_path, monkeypatch):
-    class Slow(sinks_module.FileIO):
+    class Slow(lines_module.FileIO):
         def write(self, content):
             return super().write(content[:7])
 
-    monkeypatch.setattr(sinks_module, "FileIO", Slow)
+    monkeypatch.setattr(lines_module, "FileIO", Slow)
     sink = JsonLinesSink(tmp_path / "out.jsonl", CLASSES)
     write(sink, 0)
     sink.close()
@@ -122,13 +124,13 @@ def test_video_is_readable_after_a_kill(tmp_path):
         import numpy as np
         from pathlib import Path
         from data.frame import Frame, Pair
-        from pipelines.live.answer import Answer
+        from pipelines.live.answer import BoxAnswer
         from pipelines.live.sinks import VideoSink
         noise = np.random.default_rng(0)
         sink = VideoSink(Path({str(path)!r}), lambda *_: noise.integers(0, 255, (64, 192, 3), np.uint8), 40_000_000)
         for index in range(100):
             frame = Frame(np.zeros((2, 2, 3), np.uint8), index * 40_000_000, index, "r")
-            sink.write(Pair(frame, None), None, Answer(index, np.zeros((0, 6), np.float32), (2, 2)))
+            sink.write(Pair(frame, None), None, BoxAnswer(index, np.zeros((0, 6), np.float32), (2, 2)))
         os.kill(os.getpid(), signal.SIGKILL)
     """
     killed = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, check=False)
@@ -145,7 +147,7 @@ def test_full_disk_is_one_line_and_what_was_written_stays_readable(tmp_path, kin
         from pathlib import Path
         from data.errors import DataError
         from data.frame import Frame, Pair
-        from pipelines.live.answer import Answer
+        from pipelines.live.answer import BoxAnswer
         from pipelines.live.sinks import JsonLinesSink, VideoSink
         noise = np.random.default_rng(0)
         path = Path({str(path)!r})
@@ -156,7 +158,7 @@ def test_full_disk_is_one_line_and_what_was_written_stays_readable(tmp_path, kin
         try:
             for index in range(2000):
                 frame = Frame(np.zeros((2, 2, 3), np.uint8), index * 40_000_000, index, "r")
-                sink.write(Pair(frame, None), None, Answer(index, boxes, (2, 2)))
+                sink.write(Pair(frame, None), None, BoxAnswer(index, boxes, (2, 2)))
         except DataError as error:
             print(error)
         try:
@@ -251,7 +253,7 @@ def test_window_ends_the_run_on_q_escape_or_closing(monkeypatch, key, visible, s
 
 
 def test_every_kind_of_sink_is_listed():
-    assert set(SINKS) == {"video", "jsonl", "window"}
+    assert set(SINKS) == {"video", "jsonl", "csv", "window"}
 
 
 @pytest.mark.parametrize("inputs", [INPUTS, CANVAS])
@@ -280,7 +282,7 @@ def test_one_answer_is_drawn_once_and_pictures_keep_their_size():
     shown, given = pair(), answer()
     assert compose(shown, prepare(shown), given) is compose(shown, prepare(shown), given)
     big = Pair(Frame(np.zeros((128, 192, 3), np.uint8), 0, 1, "r"), None)
-    later = Answer(1, np.zeros((0, 6), np.float32), (128, 192))
+    later = BoxAnswer(1, np.zeros((0, 6), np.float32), (128, 192))
     assert compose(big, prepare(shown), later).shape == (360, 1080, 3)
 
 
@@ -289,7 +291,7 @@ def test_tall_frames_are_shown_at_a_height_that_a_video_can_hold():
     inputs = InputSpec(rgb_size=(1024, 1281), thermal_size=(32, 48), thermal=ThermalSpec(unit="counts16"))
     shown = Pair(Frame(image, 0, 0, "r"), None)
     prepared = Preparer(inputs, Rig())(image, None)
-    picture = Composer(inputs, CLASSES)(shown, prepared, Answer(0, np.zeros((0, 6), np.float32), (1024, 1281)))
+    picture = Composer(inputs, CLASSES)(shown, prepared, BoxAnswer(0, np.zeros((0, 6), np.float32), (1024, 1281)))
     assert picture.shape == (540, 1352, 3)
 
 
@@ -307,3 +309,125 @@ def test_labels_stay_inside_the_picture():
     image = np.zeros((40, 120, 3), np.uint8)
     draw_boxes(image, np.array([[2, 0, 50, 30, 0.5, 0]], np.float32), CLASSES)
     assert image.any()
+
+
+def halves(shape=(64, 96)):
+    """A class map whose left half is background, its right half person, the last row car; and confidences."""
+    class_map, confidence = np.zeros(shape, np.uint8), np.full(shape, 0.5, np.float32)
+    class_map[:, shape[1] // 2 :], confidence[:, shape[1] // 2 :] = 1, 0.75
+    class_map[-1], confidence[-1] = 2, 1
+    return class_map, confidence
+
+
+def answered(outputs, inputs=INPUTS, index=3):
+    return read_answer(
+        {name: array[None] for name, array in outputs.items()}, prepare(pair(), inputs), (64, 96), index, 0.3
+    )
+
+
+def lines_of(tmp_path, answer, **options):
+    """What JSON lines and CSV say of one answer."""
+    shown = pair()
+    sinks = [JsonLinesSink(tmp_path / "out.jsonl", CLASSES, **options), CsvSink(tmp_path / "out.csv", CLASSES)]
+    for sink in sinks:
+        sink.write(shown, prepare(shown), answer)
+        sink.close()
+    with (tmp_path / "out.csv").open(newline="") as file:
+        return json.loads((tmp_path / "out.jsonl").read_text()), list(csv.DictReader(file))
+
+
+def test_a_class_map_is_told_as_shares_and_confidences(tmp_path):
+    class_map, confidence = halves()
+    answer = answered({"class_map": class_map, "confidence": confidence})
+    assert isinstance(answer, MapAnswer) and answer.count == 2
+    line, rows = lines_of(tmp_path, answer)
+    assert line["index"] == 3 and "masks" not in line
+    assert line["classes"] == {
+        "background": {"share": pytest.approx(63 / 128, abs=1e-6), "confidence": 0.5},
+        "person": {"share": pytest.approx(63 / 128, abs=1e-6), "confidence": 0.75},
+        "car": {"share": 0.015625, "confidence": 1.0},
+    }
+    assert [row["class"] for row in rows] == ["background", "person", "car"]
+    assert list(rows[0]) == ["index", "time_ns", "class", "share", "confidence"] and rows[2]["share"] == "0.015625"
+
+
+def test_masks_as_run_lengths_that_coco_tools_can_read(tmp_path):
+    coco = pytest.importorskip("faster_coco_eval.core.mask")
+    class_map, confidence = halves()
+    line, _ = lines_of(tmp_path, answered({"class_map": class_map, "confidence": confidence}), rle=True)
+    assert list(line["masks"]) == ["person", "car"]
+    for index, mask in enumerate(line["masks"].values(), 1):
+        decoded = coco.decode(coco.frPyObjects(mask, *mask["size"]))
+        assert np.array_equal(decoded.astype(bool), class_map == index)
+
+
+@pytest.mark.parametrize(
+    ("mask", "runs"),
+    [
+        ([[0, 0], [0, 0]], [4]),
+        ([[1, 1], [1, 1]], [0, 4]),
+        ([[1, 0], [0, 1]], [0, 1, 2, 1]),
+        ([[0, 1], [1, 0]], [1, 2, 1]),
+    ],
+)
+def test_run_lengths_go_down_the_columns_and_begin_with_zeros(mask, runs):
+    assert run_lengths(np.array(mask, bool)) == runs
+
+
+def test_a_class_map_on_a_canvas_is_cut_to_the_frame():
+    class_map, confidence = np.full((64, 64), 2, np.uint8), np.ones((64, 64), np.float32)
+    class_map[:43] = 1  # 64×96 on 64×64 takes 43 rows
+    answer = answered({"class_map": class_map, "confidence": confidence}, CANVAS)
+    assert answer.class_map.shape == (43, 64) and (answer.class_map == 1).all()
+
+
+def test_a_label_is_told_with_every_probability(tmp_path):
+    answer = answered({"probabilities": np.array([0.25, 0.75], np.float32)})
+    assert isinstance(answer, LabelAnswer) and answer.count == 1
+    line, rows = lines_of(tmp_path, answer)
+    told = {key: line[key] for key in ("class", "probability", "probabilities")}
+    assert told == {"class": "car", "probability": 0.75, "probabilities": {"person": 0.25, "car": 0.75}}
+    assert rows == [{
+        "index": "3", "time_ns": str(4 * MS), "class": "car", "probability": "0.75",
+        "probability of person": "0.25", "probability of car": "0.75",
+    }]  # fmt: skip
+
+
+def test_a_table_has_one_header_and_a_row_for_each_object(tmp_path):
+    sink = CsvSink(tmp_path / "out.csv", CLASSES)
+    for index, boxes in enumerate(([(1, 2, 3, 4, 0.5, 0)] * 2, [], [(1, 2, 3, 4.5, 0.25, 1)])):
+        shown = pair(index)
+        sink.write(shown, prepare(shown), answer(index, boxes))
+    sink.close()
+    lines = (tmp_path / "out.csv").read_text().splitlines()
+    assert lines[0] == "index,time_ns,class,score,x1,y1,x2,y2"
+    assert [line.split(",")[0] for line in lines[1:]] == ["0", "0", "2"]
+    assert lines[3] == f"2,{84 * MS},car,0.25,1.0,2.0,3.0,4.5"
+
+
+@pytest.mark.parametrize("inputs", [INPUTS, CANVAS])
+def test_a_class_map_tints_both_sensors_at_its_place_and_leaves_the_background(inputs):
+    shown = Pair(
+        Frame(np.full((64, 96, 3), 40, np.uint8), 0, 0, "r"), Frame(np.full((32, 48), 2000, np.uint16), 0, 0, "t")
+    )
+    class_map = np.zeros((64, 96) if inputs is INPUTS else (43, 64), np.uint8)
+    class_map[:, class_map.shape[1] // 2 :] = 1
+    picture = Composer(inputs, CLASSES)(shown, prepare(shown, inputs), MapAnswer(0, class_map, class_map, (64, 96)))
+    left, right = picture[100:, :540].astype(int), picture[100:, 540:].astype(int)
+    assert (left[:, :260] == 40).all()
+    assert np.abs(left[:, 280:] - (0.55 * 40 + 0.45 * np.array(COLOURS[0]))).max() <= 1
+    assert (right[:, :260].max(axis=2) < 10).all() and (right[:, 280:].max(axis=2) > 50).all()
+
+
+def test_pixels_that_nobody_judged_are_not_tinted():
+    image = np.full((40, 60, 3), 9, np.uint8)
+    draw_map(image, np.full((20, 30), 255, np.uint8), CLASSES)
+    assert (image == 9).all()
+
+
+def test_a_label_stands_in_a_corner_of_both_panels():
+    shown = pair()
+    given = LabelAnswer(0, np.array([0.1, 0.9], np.float32), (64, 96))
+    picture = Composer(INPUTS, CLASSES)(shown, prepare(shown), given)
+    for view in (picture[:40, :200], picture[:40, 540:740]):
+        assert (view == COLOURS[1]).all(axis=2).sum() > 300

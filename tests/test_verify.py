@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 
 from export.errors import ExportError
-from export.verify import BOX_LIMIT_PX, SCORE_LIMIT, compare_boxes
+from export.verify import BOX_LIMIT_PX, LIMITS, SCORE_LIMIT, compare
+
+
+def compare_boxes(expected, found):
+    return compare({"boxes": expected}, {"boxes": found})
 
 
 @pytest.fixture
@@ -19,13 +23,13 @@ def answer():
 
 def test_equal(answer):
     parity = compare_boxes(answer, answer.copy())
-    assert (parity.pairs, parity.scores, parity.boxes_px, parity.holds) == (1, 0.0, 0.0, True)
+    assert parity.as_dict() == {"pairs": 1, "scores_max_abs": 0.0, "boxes_max_abs_px": 0.0} and parity.holds
 
 
 def test_ties_may_change_places(answer):
     swapped = answer.copy()
     swapped[0, [2, 3]] = swapped[0, [3, 2]]
-    assert compare_boxes(answer, swapped).boxes_px == 0
+    assert compare_boxes(answer, swapped).figures["boxes_max_abs_px"] == 0
 
 
 def test_small_differences_are_measured(answer):
@@ -33,8 +37,8 @@ def test_small_differences_are_measured(answer):
     other[0, 1, 4] += 5e-5
     other[0, 4, 2] -= 0.05
     parity = compare_boxes(answer, other)
-    assert parity.scores == pytest.approx(5e-5, rel=0.01)
-    assert parity.boxes_px == pytest.approx(0.05, rel=0.01)
+    assert parity.figures["scores_max_abs"] == pytest.approx(5e-5, rel=0.01)
+    assert parity.figures["boxes_max_abs_px"] == pytest.approx(0.05, rel=0.01)
     assert parity.holds
 
 
@@ -52,7 +56,7 @@ def test_each_box_counts(answer, slot):
 def test_class_counts(answer):
     other = answer.copy()
     other[0, 0, 5] = 1
-    assert compare_boxes(answer, other).scores == pytest.approx(0.9)
+    assert compare_boxes(answer, other).figures["scores_max_abs"] == pytest.approx(0.9)
 
 
 def test_box_found_twice(answer):
@@ -64,7 +68,7 @@ def test_box_found_twice(answer):
 def test_two_boxes_in_one_place(answer):
     """Neighbouring peaks can give the same box with different scores."""
     answer[0, 1] = (*answer[0, 0, :4], 0.6, 0)
-    assert compare_boxes(answer, answer.copy()).scores == 0
+    assert compare_boxes(answer, answer.copy()).figures["scores_max_abs"] == 0
 
 
 def test_slots_level_with_the_last_one_kept_are_interchangeable(answer):
@@ -87,3 +91,35 @@ def test_not_finite(answer, value):
 def test_other_shape(answer):
     with pytest.raises(ExportError, match="PyTorch answered"):
         compare_boxes(answer, answer[:, :5])
+
+
+def maps(differing=0, shift=0.0):
+    """Two pairs of 40×50; ``differing`` pixels of the second are of another class."""
+    class_map, confidence = np.zeros((2, 40, 50), np.uint8), np.full((2, 40, 50), 0.5, np.float32)
+    class_map[1].reshape(-1)[:differing] = 2
+    return {"class_map": class_map, "confidence": confidence + np.float32(shift)}
+
+
+@pytest.mark.parametrize(
+    ("differing", "shift", "holds"), [(0, 0, True), (2, 5e-5, True), (3, 0, False), (0, 2e-4, False)]
+)
+def test_class_maps_agree_in_all_but_a_thousandth_of_the_pixels_of_each_pair(differing, shift, holds):
+    parity = compare(maps(), maps(differing, shift))
+    assert parity.figures["class_map_differs"] == pytest.approx(differing / 2000)
+    assert parity.figures["confidence_max_abs"] == pytest.approx(shift, rel=0.01)
+    assert parity.holds is holds
+    assert parity.limits == {name: LIMITS[name] for name in ("class_map_differs", "confidence_max_abs")}
+
+
+@pytest.mark.parametrize(("shift", "holds"), [(0, True), (9e-5, True), (2e-4, False)])
+def test_probabilities_agree_within_a_ten_thousandth(shift, holds):
+    expected = np.array([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8]], np.float32)
+    found = expected + np.array([[0, 0, 0], [shift, 0, -shift]], np.float32)
+    parity = compare({"probabilities": expected}, {"probabilities": found})
+    assert parity.holds is holds
+    assert ("probabilities differ by at most" in str(parity)) and parity.pairs == 2
+
+
+def test_an_output_without_a_rule_is_never_taken_for_the_same():
+    with pytest.raises(ExportError, match="no rule says when two answers 'depth' are the same"):
+        compare({"depth": np.zeros((1, 2))}, {"depth": np.zeros((1, 2))})

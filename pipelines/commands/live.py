@@ -27,6 +27,8 @@ EXAMPLE = """examples:
     rgbt live bundle --rgb rgb.mp4 --thermal thermal.mkv --rig rig.yaml --save out.mkv --jsonl out.jsonl
   two folders of pictures, taken at 25 a second; pictures of one name belong together:
     rgbt live bundle --rgb visible --thermal infrared --fps 25 --save out.mkv
+  masks of a segmentation in the JSON lines too, and the same answers as a table:
+    rgbt live bundle --rgb rgb.mp4 --thermal thermal.mkv --jsonl out.jsonl --rle --csv out.csv
   one camera only:
     rgbt live bundle --thermal thermal.mkv --jsonl out.jsonl
 
@@ -47,8 +49,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--hold", action="store_true", help="hold the slower sensor's frame until its next one")
     parser.add_argument("--save", type=Path, metavar="OUT.MKV", help="annotated video, both sensors side by side")
     parser.add_argument("--jsonl", type=Path, metavar="OUT.JSONL", help="one line of JSON for each answer")
+    parser.add_argument("--rle", action="store_true", help="segment: put the masks into --jsonl, as COCO run lengths")
+    parser.add_argument("--csv", type=Path, metavar="OUT.CSV", help="a table: a row for each object, class or label")
     parser.add_argument("--show", action="store_true", help="a window; q or Esc ends the run")
-    parser.add_argument("--score", type=float, default=0.3, help="least score of a box (default: 0.3)")
+    parser.add_argument("--score", type=float, default=0.3, help="detect: least score of a box (default: 0.3)")
     parser.add_argument("--limit", type=int, metavar="N", help="end after N answers")
     parser.add_argument("--engine", default="onnxruntime", help="runtime (default: onnxruntime)")
     parser.add_argument("--provider", default="cpu", help="cpu, cuda or tensorrt; never replaced silently")
@@ -124,7 +128,9 @@ def _sinks(
     compose = Composer(inputs, bundle.info.classes)
     sinks: list[Sink] = []
     if args.jsonl is not None:
-        sinks.append(SINKS["jsonl"](args.jsonl, bundle.info.classes))
+        sinks.append(SINKS["jsonl"](args.jsonl, bundle.info.classes, args.rle))
+    if args.csv is not None:
+        sinks.append(SINKS["csv"](args.csv, bundle.info.classes))
     if args.save is not None:
         paced = sources.get("rgb") or sources["thermal"]
         sinks.append(SINKS["video"](args.save, compose, paced.period_ns))
@@ -154,7 +160,11 @@ def _stopped_by_signals(stop: threading.Event) -> "Iterator[None]":
 def _tell(args: argparse.Namespace, report: "LiveReport", provider: str) -> None:
     from pipelines.live.status import summary
 
-    files = {"jsonl": args.jsonl, "video": args.save if report.stats.answers else None}  # no answer, no picture
+    files = {
+        "jsonl": args.jsonl,
+        "csv": args.csv,
+        "video": args.save if report.stats.answers else None,
+    }  # no answer, no picture
     written = {name: None if path is None else str(path) for name, path in files.items()}
     if args.json:
         print(json.dumps({**report.as_dict(), "engine": args.engine, "provider": provider, **written}, indent=2))

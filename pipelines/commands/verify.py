@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
     """Replay the golden pairs."""
     from export.bundle import read_bundle
     from export.session import Session
-    from export.verify import BOX_LIMIT_PX, SCORE_LIMIT, replay
+    from export.verify import replay
 
     bundle = read_bundle(args.bundle)
     session = Session(bundle, args.engine, args.provider, args.threads)
@@ -36,10 +36,9 @@ def run(args: argparse.Namespace) -> int:
         answer = {
             "bundle": str(args.bundle),
             "target": target,
-            "pairs": parity.pairs,
-            "scores_max_abs": parity.scores,
-            "boxes_max_abs_px": parity.boxes_px,
-            "limits": {"scores_max_abs": SCORE_LIMIT, "boxes_max_abs_px": BOX_LIMIT_PX},
+            "task": bundle.info.task,
+            **parity.as_dict(),
+            "limits": parity.limits,
             "holds": parity.holds,
         }
         print(json.dumps(answer, indent=2))

@@ -1,4 +1,4 @@
-"""The answer as a picture: boxes on RGB and on false-coloured thermal, side by side."""
+"""The answer as a picture: RGB and false-coloured thermal side by side, with boxes, class maps or labels on them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from data.frame import Image, Pair
 from data.prepare import InputSpec, Prepared, fit
-from pipelines.live.answer import Answer
+from pipelines.live.answer import Answer, BoxAnswer, LabelAnswer, MapAnswer
 
 COLOURS = (
     (255, 178, 29), (72, 220, 138), (64, 186, 255), (255, 112, 112), (207, 144, 255),
@@ -19,6 +19,8 @@ COLOURS = (
 
 _SHORTEST, _TALLEST = 360, 540
 _INK = (16, 16, 16)
+_OVERLAY = 0.45
+"""Share of a class's colour in its pixels."""
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
@@ -44,7 +46,7 @@ class Composer:
             else:
                 thermal = _fill(self._false_colour(prepared, answer), panel)
             for view in (rgb, thermal):
-                draw_boxes(view, _scaled(answer, panel), self._classes)
+                draw_answer(view, answer, self._classes)
             self._last = answer, np.hstack((rgb, thermal))
         return self._last[1]
 
@@ -67,18 +69,71 @@ def false_colour(thermal: Image, invalid: float) -> NDArray[np.uint8]:
     return np.asarray(coloured, np.uint8)
 
 
+def draw_answer(view: NDArray[np.uint8], answer: Answer, classes: Sequence[str]) -> None:
+    """Draw an answer onto a view of the delivered RGB frame, of any size (H×W×3, R, G, B), in place."""
+    match answer:
+        case BoxAnswer():
+            down, across = view.shape[0] / answer.size[0], view.shape[1] / answer.size[1]
+            draw_boxes(view, answer.boxes * np.array([across, down, across, down, 1, 1], np.float32), classes)
+        case MapAnswer():
+            draw_map(view, answer.class_map, classes)
+        case LabelAnswer():
+            draw_label(view, answer.probabilities, classes)
+
+
 def draw_boxes(image: NDArray[np.uint8], boxes: NDArray[np.float32], classes: Sequence[str]) -> None:
     """Draw boxes [N,6] in pixels of ``image`` (H×W×3, R, G, B) with class and score, in place."""
     size = max(0.4, image.shape[0] / 1000)
     for x1, y1, x2, y2, score, label in boxes.tolist():
-        colour = COLOURS[int(label) % len(COLOURS)]
+        colour = _colour(int(label))
         left, top = round(x1), round(y1)
         cv2.rectangle(image, (left, top), (round(x2), round(y2)), colour, 2)
         text = f"{classes[int(label)]} {score:.2f}"
-        (width, height), below = cv2.getTextSize(text, _FONT, size, 1)
-        base = top - 3 if top > height + below else top + height + 3
-        cv2.rectangle(image, (left, base - height - 2), (left + width + 2, base + below - 1), colour, cv2.FILLED)
-        cv2.putText(image, text, (left + 1, base), _FONT, size, _INK, 1, cv2.LINE_AA)
+        (_, height), below = cv2.getTextSize(text, _FONT, size, 1)
+        _tag(image, text, (left, top - 3 if top > height + below else top + height + 3), colour, size)
+
+
+def draw_map(image: NDArray[np.uint8], class_map: NDArray[np.uint8], classes: Sequence[str]) -> None:
+    """Tint the pixels of ``image`` (H×W×3, R, G, B) by a class map of any size, outline them, name them, in place.
+
+    The background stays as it is; so do pixels of 255, which nobody judged.
+    """
+    height, width = image.shape[:2]
+    shown: Any = cv2.resize(class_map, (width, height), interpolation=cv2.INTER_NEAREST)
+    tints = np.zeros((256, 3), np.uint8)
+    tints[1 : len(classes) + 1] = [_colour(index) for index in range(len(classes))]
+    is_named = (shown > 0) & (shown <= len(classes))
+    tint = tints[shown]
+    mixed: Any = cv2.addWeighted(image, 1 - _OVERLAY, tint, _OVERLAY, 0)
+    image[is_named] = mixed[is_named]
+    edges = is_named & (shown != cv2.erode(shown, np.ones((3, 3), np.uint8)))
+    image[edges] = tint[edges]
+    size, base = max(0.4, height / 1000), 0
+    for index in np.unique(shown[is_named]).tolist():
+        (_, tall), below = cv2.getTextSize(classes[index - 1], _FONT, size, 1)
+        base += tall + below + 4
+        _tag(image, classes[index - 1], (3, base), _colour(index - 1), size)
+
+
+def draw_label(image: NDArray[np.uint8], probabilities: NDArray[np.float32], classes: Sequence[str]) -> None:
+    """Write the likeliest class and its probability into a corner of ``image`` (H×W×3, R, G, B), in place."""
+    best = int(probabilities.argmax())
+    size = max(0.5, image.shape[0] / 600)
+    text = f"{classes[best]} {probabilities[best]:.2f}"
+    (_, tall), below = cv2.getTextSize(text, _FONT, size, 1)
+    _tag(image, text, (3, tall + below + 2), _colour(best), size)
+
+
+def _colour(index: int) -> tuple[int, int, int]:
+    return COLOURS[index % len(COLOURS)]
+
+
+def _tag(image: NDArray[np.uint8], text: str, at: tuple[int, int], colour: tuple[int, int, int], size: float) -> None:
+    """Dark text on a coloured ground; ``at``: left end and base line."""
+    left, base = at
+    (width, height), below = cv2.getTextSize(text, _FONT, size, 1)
+    cv2.rectangle(image, (left, base - height - 2), (left + width + 2, base + below - 1), colour, cv2.FILLED)
+    cv2.putText(image, text, (left + 1, base), _FONT, size, _INK, 1, cv2.LINE_AA)
 
 
 def _panel(size: tuple[int, int]) -> tuple[int, int]:
@@ -97,8 +152,3 @@ def _blank(panel: tuple[int, int], text: str) -> NDArray[np.uint8]:
     view = np.full((*panel, 3), 24, np.uint8)
     cv2.putText(view, text, (12, panel[0] // 2), _FONT, 0.7, (150, 150, 150), 1, cv2.LINE_AA)
     return view
-
-
-def _scaled(answer: Answer, panel: tuple[int, int]) -> NDArray[np.float32]:
-    factor = np.array([panel[1] / answer.size[1], panel[0] / answer.size[0]] * 2 + [1, 1], np.float32)
-    return answer.boxes * factor

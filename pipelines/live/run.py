@@ -186,7 +186,7 @@ class _Answerer:
             "infer": inferred_at - prepared_at,
             "sinks": perf_counter() - inferred_at,
         }
-        self.stats.add(pair.skew_ns, stages, len(answer.boxes))
+        self.stats.add(pair.skew_ns, stages, answer.count)
 
     def _upright(self, pair: Pair) -> tuple[int, int]:
         """Where no RGB frame was ever seen, boxes are in pixels of the upright thermal frame."""

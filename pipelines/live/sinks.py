@@ -1,13 +1,10 @@
 """Where answers go: one class for each kind, one method and ``close()``."""
 
-import json
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from fractions import Fraction
-from io import FileIO
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +16,7 @@ from data.frame import Pair
 from data.prepare import Prepared
 from pipelines.live.answer import Answer
 from pipelines.live.draw import Composer
+from pipelines.live.lines import CsvSink, JsonLinesSink, check_place, told
 from pipelines.live.windows import window_system
 
 _KEY_FRAME_EVERY = 30
@@ -38,64 +36,6 @@ class Sink(Protocol):
         """
 
 
-class JsonLinesSink:
-    """One JSON object a line, flushed, so that a kill loses no answer.
-
-    A file that lies there is replaced at the first answer, or at the end of a run in order without one.
-    Keys: index, time_ns (of the newer frame), skew_ms (thermal minus RGB, null when one is absent), present
-    [rgb, thermal], frames [number of the RGB frame, of the thermal frame; null when absent], boxes: a list of
-    {box: [x1, y1, x2, y2] in pixels of the delivered RGB frame, score, class}.
-    """
-
-    def __init__(self, path: Path, classes: tuple[str, ...]) -> None:
-        self._path = path
-        self._classes = classes
-        self._file: FileIO | None = None
-        self._whole = 0
-        _check_place(path)
-
-    def write(self, pair: Pair, prepared: Prepared, answer: Answer) -> None:
-        """Append one line, or nothing of it."""
-        rest = memoryview((json.dumps(self._line(pair, answer), ensure_ascii=False) + "\n").encode())
-        length = len(rest)
-        with _told(self._path, answer.index):
-            self._file = self._file or FileIO(self._path, "w")
-            try:
-                while rest:
-                    rest = rest[self._file.write(rest) :]
-            except OSError:
-                with suppress(OSError):  # a pipe has no length
-                    self._file.truncate(self._whole)
-                raise
-        self._whole += length
-
-    def close(self, *, failed: bool = False) -> None:
-        """Close the file; a run in order without an answer leaves an empty one."""
-        with _told(self._path, None):
-            if self._file is None and not failed:
-                self._file = FileIO(self._path, "w")
-            if self._file is not None:
-                self._file.close()
-
-    def _line(self, pair: Pair, answer: Answer) -> dict[str, Any]:
-        frames = (pair.rgb, pair.thermal)
-        return {
-            "index": answer.index,
-            "time_ns": pair.time_ns,
-            "skew_ms": None if pair.skew_ns is None else round(pair.skew_ns / 1e6, 3),
-            "present": [int(frame is not None) for frame in frames],
-            "frames": [None if frame is None else frame.sequence for frame in frames],
-            "boxes": [
-                {
-                    "box": [round(value, 3) for value in box],
-                    "score": round(score, 6),
-                    "class": self._classes[int(label)],
-                }
-                for *box, score, label in answer.boxes.tolist()
-            ],
-        }
-
-
 class VideoSink:
     """Annotated H.264 in Matroska, both sensors side by side, at the capture times of the pairs.
 
@@ -112,12 +52,12 @@ class VideoSink:
         self._stream: Any = None
         self._first_ns = 0
         self._last_pts = -1
-        _check_place(path)
+        check_place(path)
 
     def write(self, pair: Pair, prepared: Prepared, answer: Answer) -> None:
         """Draw and encode one answer."""
         picture = av.VideoFrame.from_ndarray(self._compose(pair, prepared, answer), format="rgb24")
-        with _told(self._path, answer.index):
+        with told(self._path, answer.index):
             if self._container is None:
                 self._open(picture.width, picture.height)
                 self._first_ns = pair.time_ns
@@ -131,7 +71,7 @@ class VideoSink:
         container, self._container = self._container, None
         if container is None:
             return
-        with _told(self._path, None):
+        with told(self._path, None):
             try:
                 container.mux(self._stream.encode())
             finally:
@@ -203,7 +143,12 @@ class CollectingSink:
         self.closed, self.failed = True, failed
 
 
-SINKS: dict[str, Callable[..., Sink]] = {"video": VideoSink, "jsonl": JsonLinesSink, "window": WindowSink}
+SINKS: dict[str, Callable[..., Sink]] = {
+    "video": VideoSink,
+    "jsonl": JsonLinesSink,
+    "csv": CsvSink,
+    "window": WindowSink,
+}
 """Kind of sink → its class."""
 
 
@@ -215,26 +160,3 @@ def windows_missing() -> str | None:
     if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         return "no desktop (neither DISPLAY nor WAYLAND_DISPLAY is set)"
     return None
-
-
-def _check_place(path: Path) -> None:
-    """Refuse a place where no file can be made, before the first answer; nothing is written yet."""
-    if path.is_dir():
-        raise DataError(f"{path}: is a folder; name a file in it")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"{path}: its folder cannot be made ({error.strerror})") from None
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise DataError(f"{path}: cannot be written (permission denied)")
-
-
-@contextmanager
-def _told(path: Path, index: int | None) -> Iterator[None]:
-    """Turn a failing write into one line that says what the file still holds."""
-    try:
-        yield
-    except (OSError, av.error.FFmpegError) as error:
-        kept = "the answers until then stay readable" if index is None else f"it holds the answers before {index}"
-        reason = (error.strerror or str(error)).lower()
-        raise DataError(f"{path}: cannot be written any further ({reason}); {kept}") from None

@@ -54,7 +54,7 @@ class LiveStats:
         self.stage_ms = {stage: Histogram() for stage in self.STAGES}
 
     def add(self, skew_ns: int | None, stage_s: Mapping[str, float], detections: int) -> None:
-        """Count one answered pair: its skew, the seconds of each stage, and how many objects it shows."""
+        """Count one answered pair: its skew, the seconds of each stage, and how many objects (or classes) it shows."""
         self.answers += 1
         self.detections += detections
         if skew_ns is not None:

@@ -106,17 +106,28 @@ class VideoFile:
                     f"{self.name}: RGB is {pixels.name}, one channel of {bits} bits; are --rgb and --thermal swapped?"
                 )
             return self._rgb
-        unit, is_grey = self._spec.unit, channels == 1 and pixels.name.startswith("gray")
-        if unit == "counts16" and is_grey and 8 < bits <= 16:
-            return _big_endian_counts if pixels.is_big_endian else _counts
-        if unit == "celsius" and pixels.name == "grayf32le":
-            return _celsius
+        reader = self._thermal_reader(pixels)
+        if reader is None:
+            unit, stored = self._spec.unit, self._spec.stored
+            wanted = _WANTED[unit] if stored in ("unit", "radiometric") else f"raw numbers, stored: {stored}"
+            raise DataError(
+                f"{self.name}: thermal video is {pixels.name} ({bits} bits, {channels} channels), but the bundle takes "
+                f"unit '{unit}' ({wanted}); deliver such a recording, or use a bundle that was trained on this unit"
+            )
+        return lambda frame: self._spec.convert(reader(frame), self.name)
+
+    def _thermal_reader(self, pixels: VideoFormat) -> Callable[[VideoFrame], Image] | None:
+        """Choose what reads the stored numbers of this format; None when the spec does not convert such."""
+        unit, is_grey, bits = self._spec.unit, pixels.name.startswith("gray"), pixels.components[0].bits
+        counts = _big_endian_counts if pixels.is_big_endian else _counts
+        if pixels.name == "grayf32le":
+            return _floats if unit == "celsius" and self._spec.stored != "planck" else None
+        if len(pixels.components) == 1 and is_grey and 8 < bits <= 16:
+            converts = self._spec.stored not in ("unit", "radiometric")
+            return counts if unit == "counts16" or converts else None
         if unit == "intensity8" and bits == 8:
             return _grey if is_grey else self._luma
-        raise DataError(
-            f"{self.name}: thermal video is {pixels.name} ({bits} bits, {channels} channels), but the bundle takes "
-            f"unit '{unit}' ({_WANTED[unit]}); deliver such a recording, or use a bundle that was trained on this unit"
-        )
+        return None
 
     def _rgb(self, frame: VideoFrame) -> Image:
         return self._reformatter.reformat(frame, format="rgb24").to_ndarray()
@@ -180,5 +191,5 @@ def _big_endian_counts(frame: VideoFrame) -> Image:
     return _plane(frame, ">u2").astype(np.uint16)
 
 
-def _celsius(frame: VideoFrame) -> Image:
+def _floats(frame: VideoFrame) -> Image:
     return _plane(frame, "<f4")

@@ -1,0 +1,145 @@
+"""Answers as text, a line at a time: JSON lines and CSV."""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+import av
+
+from data.errors import DataError
+from data.frame import Pair
+from data.prepare import Prepared
+from pipelines.live.answer import Answer
+
+
+class LineFile:
+    """A text file that grows by whole pieces, each flushed, so that a kill loses no answer.
+
+    A file that lies there is replaced at the first piece, or at the end of a run in order without one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: FileIO | None = None
+        self._whole = 0
+        check_place(path)
+
+    def append(self, text: str, index: int) -> None:
+        """Append the text of answer ``index``, or nothing of it."""
+        rest = memoryview(text.encode())
+        length = len(rest)
+        with told(self._path, index):
+            self._file = self._file or FileIO(self._path, "w")
+            try:
+                while rest:
+                    rest = rest[self._file.write(rest) :]
+            except OSError:
+                with suppress(OSError):  # a pipe has no length
+                    self._file.truncate(self._whole)
+                raise
+        self._whole += length
+
+    def close(self, *, failed: bool) -> None:
+        """Close the file; a run in order without an answer leaves an empty one."""
+        with told(self._path, None):
+            if self._file is None and not failed:
+                self._file = FileIO(self._path, "w")
+            if self._file is not None:
+                self._file.close()
+
+
+class JsonLinesSink:
+    """One JSON object a line.
+
+    Keys: index, time_ns (of the newer frame), skew_ms (thermal minus RGB, null when one is absent), present
+    [rgb, thermal], frames [number of the RGB frame, of the thermal frame; null when absent], and what the answer is:
+
+    - detect: boxes, a list of {box: [x1, y1, x2, y2] in pixels of the delivered RGB frame, score, class};
+    - segment: classes, name → {share of the pixels, mean confidence}; with ``rle`` masks too, name → {size, counts};
+    - classify: class, probability, and probabilities, name → probability.
+    """
+
+    def __init__(self, path: Path, classes: tuple[str, ...], rle: bool = False) -> None:
+        self._lines = LineFile(path)
+        self._classes = classes
+        self._rle = rle
+
+    def write(self, pair: Pair, prepared: Prepared, answer: Answer) -> None:
+        """Append one line."""
+        line = json.dumps(_moment(pair, answer) | answer.as_json(self._classes, self._rle), ensure_ascii=False)
+        self._lines.append(line + "\n", answer.index)
+
+    def close(self, *, failed: bool = False) -> None:
+        """Finish the file."""
+        self._lines.close(failed=failed)
+
+
+class CsvSink:
+    """A table with a header: index, time_ns, and what the answer is.
+
+    - detect: a row for each object: class, score, x1, y1, x2, y2; a pair without any has none;
+    - segment: a row for each class that is there: class, share, confidence;
+    - classify: one row: class, probability, and a column for the probability of each class.
+    """
+
+    def __init__(self, path: Path, classes: tuple[str, ...]) -> None:
+        self._lines = LineFile(path)
+        self._classes = classes
+        self._has_header = False
+
+    def write(self, pair: Pair, prepared: Prepared, answer: Answer) -> None:
+        """Append the rows of one answer."""
+        rows = answer.rows(self._classes)
+        if not rows:
+            return
+        text = io.StringIO()
+        writer = csv.DictWriter(text, ["index", "time_ns", *rows[0]], lineterminator="\n")
+        if not self._has_header:
+            writer.writeheader()
+        writer.writerows({"index": answer.index, "time_ns": pair.time_ns, **row} for row in rows)
+        self._lines.append(text.getvalue(), answer.index)
+        self._has_header = True
+
+    def close(self, *, failed: bool = False) -> None:
+        """Finish the file."""
+        self._lines.close(failed=failed)
+
+
+def _moment(pair: Pair, answer: Answer) -> dict[str, Any]:
+    frames = (pair.rgb, pair.thermal)
+    return {
+        "index": answer.index,
+        "time_ns": pair.time_ns,
+        "skew_ms": None if pair.skew_ns is None else round(pair.skew_ns / 1e6, 3),
+        "present": [int(frame is not None) for frame in frames],
+        "frames": [None if frame is None else frame.sequence for frame in frames],
+    }
+
+
+def check_place(path: Path) -> None:
+    """Refuse a place where no file can be made, before the first answer; nothing is written yet."""
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder; name a file in it")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{path}: its folder cannot be made ({error.strerror})") from None
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise DataError(f"{path}: cannot be written (permission denied)")
+
+
+@contextmanager
+def told(path: Path, index: int | None) -> Iterator[None]:
+    """Turn a failing write into one line that says what the file still holds."""
+    try:
+        yield
+    except (OSError, av.error.FFmpegError) as error:
+        kept = "the answers until then stay readable" if index is None else f"it holds the answers before {index}"
+        reason = (error.strerror or str(error)).lower()
+        raise DataError(f"{path}: cannot be written any further ({reason}); {kept}") from None
