@@ -1,6 +1,6 @@
 """Boxes: an anchor-free centre head, its loss, its decoding and its metric."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -9,28 +9,119 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import generalized_box_iou_loss
 
-from fusion.bootstrap import Record
-from fusion.layers import Activation, Norm, conv_block, full_precision, separable
+from fusion.head_contract import Batch, Metric, PyramidHead
+from fusion.layers import Activation, Norm, full_precision, separable
+from fusion.normalise import Letterbox
+from fusion.records import BoxRecord
 
 SLOTS = 100
 """Boxes in every answer (K); empty slots have score 0."""
+SIZES = ("small", "medium", "large")
+"""Of true boxes, by COCO's areas."""
 _DISTANCE_UNIT = 16.0
 """Pixels of the network's canvas for one unit of the regressed distance."""
 _SPREAD = 0.54 / 6
 """Standard deviation of an object's Gaussian as a share of its side (TTFNet, AAAI 2020)."""
 
 
-class DetectHead(nn.Module):
+class DetectMetric(Metric):
+    """COCO average precision: in all, per class with the precision–recall curve at an IoU of 0.5, and per size.
+
+    Source: COCO's evaluation through torchmetrics and faster-coco-eval.
+    """
+
+    metrics: ClassVar[tuple[str, ...]] = ("ap50", "map")
+
+    def record(self, answer: Mapping[str, Any], truth: Mapping[str, Any]) -> BoxRecord:
+        """``boxes`` [K,6], rows of score 0 are empty, against ``boxes`` [N,4] and ``labels`` [N] in the same pixels."""
+        found = torch.as_tensor(answer["boxes"]).float().cpu()
+        # Copies: a view would keep a loader's shared memory open.
+        return BoxRecord(
+            boxes=found[found[:, 4] > 0].numpy(),
+            target_boxes=torch.as_tensor(truth["boxes"]).float().cpu().reshape(-1, 4).clone().numpy(),
+            target_labels=torch.as_tensor(truth["labels"]).long().cpu().clone().numpy(),
+        )
+
+    def compute(self) -> dict[str, Any]:
+        """``ap50`` and ``map`` (means over the classes that occur), ``per_class`` with counts and curves, ``per_size``.
+
+        ``per_size``: mAP of true boxes of an area below 32², up to 96², and above, in pixels of the RGB frame; a size
+        that no true box has is left out.
+        """
+        count = np.bincount(
+            np.concatenate([np.zeros(0, np.int64), *(r.target_labels for r in self.records)]),
+            minlength=len(self.classes),
+        ).tolist()
+        if not any(count):
+            return {"ap50": 0.0, "map": 0.0, "per_class": {}, "per_size": {}}
+        summary = self._summary()
+        rows = self._by_class(summary, count)
+        return {
+            "ap50": sum(r["ap50"] for r in rows.values()) / len(rows),
+            "map": sum(r["map"] for r in rows.values()) / len(rows),
+            "per_class": rows,
+            "per_size": _by_size(summary["precision"]),
+        }
+
+    def _by_class(self, summary: dict[str, Tensor], count: list[int]) -> dict[str, dict[str, Any]]:
+        seen = [int(c) for c in summary["classes"].reshape(-1)]
+        precision = summary["precision"]  # IoU × recall × class × area × detections
+        per_class: dict[str, dict[str, Any]] = {}
+        for index, name in enumerate(self.classes):
+            if not count[index]:
+                continue
+            every = precision[:, :, seen.index(index), 0, -1].clamp(min=0)
+            per_class[name] = {
+                "ap50": float(every[0].mean()),
+                "map": float(every.mean()),
+                "count": count[index],
+                "precision": [round(float(p), 4) for p in every[0]],
+                "recall": [i / 100 for i in range(101)],
+            }
+        return per_class
+
+    def _summary(self) -> dict[str, Tensor]:
+        from torchmetrics.detection import MeanAveragePrecision
+
+        figures = MeanAveragePrecision(
+            backend="faster_coco_eval",
+            extended_summary=True,
+            class_metrics=True,
+            average="macro",
+            sync_on_compute=False,  # records of other processes come in by extend
+        )
+        figures.warn_on_many_detections = False
+        for record in self.records:
+            found = torch.from_numpy(record.boxes)
+            figures.update(
+                [{"boxes": found[:, :4], "scores": found[:, 4], "labels": found[:, 5].long()}],
+                [{"boxes": torch.from_numpy(record.target_boxes), "labels": torch.from_numpy(record.target_labels)}],
+            )
+        summary: dict[str, Tensor] = figures.compute()
+        return summary
+
+
+def _by_size(precision: Tensor) -> dict[str, float]:
+    """MAP of each size; where COCO's evaluation knows no true box it says -1."""
+    found = {}
+    for at, size in enumerate(SIZES, start=1):  # 0: all
+        values = precision[:, :, :, at, -1]
+        if (values >= 0).any():
+            found[size] = float(values[values >= 0].mean())
+    return found
+
+
+class DetectHead(PyramidHead):
     """A small top-down pyramid to stride 4, then a heat map of centres and four distances to the box's sides.
 
     Source: CenterNet (Zhou et al., 2019) for centres as peaks; TTFNet (Liu et al., AAAI 2020) for Gaussian-weighted
     box regression, which converges in few epochs.
     """
 
-    metrics: ClassVar[tuple[str, ...]] = ("ap50", "map")
-    """Figures that its metric computes, the main one first."""
+    metrics: ClassVar[tuple[str, ...]] = DetectMetric.metrics
     criterion: ClassVar[tuple[str, str]] = ("ap50", "max")
-    """The figure by which a checkpoint is the best, and its direction."""
+    truth: ClassVar[tuple[str, ...]] = ("boxes", "labels")
+    measure: ClassVar[type[Metric]] = DetectMetric
 
     def __init__(
         self,
@@ -41,11 +132,9 @@ class DetectHead(nn.Module):
         norm: Norm = "batch",
         act: Activation = "relu",
     ) -> None:
-        super().__init__()
+        """As Head."""
+        super().__init__(channels, strides, classes, width, norm, act)
         self.classes = classes
-        self.stride = strides[0]
-        self.lateral = nn.ModuleList([conv_block(c, width, 1, norm, act) for c in channels])
-        self.smooth = nn.ModuleList([separable(width, norm, act) for _ in channels[:-1]])
         self.heat = nn.Sequential(separable(width, norm, act), nn.Conv2d(width, classes, 1))
         self.box = nn.Sequential(separable(width, norm, act), nn.Conv2d(width, 4, 1))
         logits = self.heat[-1]
@@ -54,14 +143,11 @@ class DetectHead(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
         """Features from fine to coarse → ``heat`` logits [B,classes,h,w], ``box`` distances [B,4,h,w] at stride 4."""
-        levels = [lateral(f) for lateral, f in zip(self.lateral, features, strict=True)]
-        x = levels[-1]
-        for level, smooth in zip(reversed(levels[:-1]), reversed(list(self.smooth)), strict=True):
-            x = smooth(level + F.interpolate(x, level.shape[-2:], mode="nearest"))
+        x = self.pyramid(features)
         return {"heat": self.heat(x), "box": F.softplus(self.box(x)) * _DISTANCE_UNIT}
 
-    def decode(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Head maps → ``boxes`` float32 [B,K,6]: x1, y1, x2, y2 in canvas pixels, score, class; no NMS node.
+    def decode(self, maps: dict[str, Tensor], frame: Letterbox) -> dict[str, Tensor]:
+        """Head maps → ``boxes`` float32 [B,K,6]: x1, y1, x2, y2 in RGB pixels, score, class; no NMS node.
 
         Peaks are picked on fp32 logits: quantised ones make plateaus.
         """
@@ -84,23 +170,28 @@ class DetectHead(nn.Module):
             kind.float(),
         ]
         boxes = torch.stack(rows, 2)
-        return {"boxes": torch.where((score > 0).unsqueeze(2), boxes, 0.0)}
+        boxes = torch.where((score > 0).unsqueeze(2), boxes, 0.0)
+        sx, sy = frame.to_rgb
+        return {"boxes": boxes * boxes.new_tensor([sx, sy, sx, sy, 1.0, 1.0])}
 
-    def targets(self, boxes: Sequence[Tensor], labels: Sequence[Tensor], canvas: tuple[int, int]) -> dict[str, Tensor]:
+    def targets(self, batch: Batch, frame: Letterbox) -> dict[str, Tensor]:
         """What the maps ought to say.
 
         Args:
-            boxes: for each sample [N,4], x1, y1, x2, y2 in canvas pixels.
-            labels: for each sample [N], int64.
-            canvas: height and width in pixels.
+            batch: ``boxes``: for each sample [N,4], x1, y1, x2, y2 in RGB pixels; ``labels``: for each [N], int64.
+            frame: How RGB lies on the canvas.
 
         Returns:
             ``heat`` [B,classes,h,w], ``weight`` [B,h,w], ``goal`` [B,4,h,w] (see ``draw_targets``), ``objects`` [B].
         """
-        size = (canvas[0] // self.stride, canvas[1] // self.stride)
-        drawn = [draw_targets(b, k, self.classes, size, self.stride) for b, k in zip(boxes, labels, strict=True)]
+        size = (frame.canvas[0] // self.stride, frame.canvas[1] // self.stride)
+        sx, sy = frame.to_rgb
+        drawn = [
+            draw_targets(boxes / boxes.new_tensor([sx, sy, sx, sy]), labels, self.classes, size, self.stride)
+            for boxes, labels in zip(batch["boxes"], batch["labels"], strict=True)
+        ]
         heat, weight, goal = (torch.stack(part) for part in zip(*drawn, strict=True))
-        objects = heat.new_tensor([float(len(b)) for b in boxes])
+        objects = heat.new_tensor([float(len(boxes)) for boxes in batch["boxes"]])
         return {"heat": heat, "weight": weight, "goal": goal, "objects": objects}
 
     def counts(self, targets: dict[str, Tensor]) -> Tensor:
@@ -122,10 +213,6 @@ class DetectHead(nn.Module):
         centre = _focal(heat, targets["heat"]) / counts[0].clamp(min=1)
         sides = _sides(box, targets["goal"], targets["weight"], self.stride) / counts[1].clamp(min=1e-6)
         return {"loss": centre + 5 * sides, "centre": centre.detach(), "sides": sides.detach()}
-
-    def metric(self, classes: Sequence[str]) -> "DetectMetric":
-        """A fresh accumulator of average precision."""
-        return DetectMetric(classes)
 
 
 def draw_targets(
@@ -184,89 +271,3 @@ def _sides(distances: Tensor, goal: Tensor, weight: Tensor, stride: int) -> Tens
     losses = generalized_box_iou_loss(regressed, goal[batch, :, row, column], reduction="none")
     total: Tensor = (losses * weight[batch, row, column]).sum()
     return total
-
-
-class DetectMetric:
-    """COCO average precision, in all and per class, with the precision–recall curve at an IoU of 0.5.
-
-    Source: COCO's evaluation through torchmetrics and faster-coco-eval.
-    """
-
-    criterion = DetectHead.criterion
-
-    def __init__(self, classes: Sequence[str]) -> None:
-        self.classes = list(classes)
-        self.records: list[Record] = []
-        """One for each picture, in the order of the calls."""
-
-    def update(self, boxes: Any, target_boxes: Any, target_labels: Any) -> None:  # noqa: ANN401 - array or tensor
-        """Add one picture.
-
-        Args:
-            boxes: [K,6] as the model answers: x1, y1, x2, y2, score, class; rows of score 0 are empty.
-            target_boxes: [N,4], in the same pixels.
-            target_labels: [N].
-        """
-        found = torch.as_tensor(boxes).float().cpu()
-        # Copies: a view would keep a loader's shared memory open.
-        record = Record(
-            boxes=found[found[:, 4] > 0].numpy(),
-            target_boxes=torch.as_tensor(target_boxes).float().cpu().reshape(-1, 4).clone().numpy(),
-            target_labels=torch.as_tensor(target_labels).long().cpu().clone().numpy(),
-        )
-        self.records.append(record)
-
-    def extend(self, records: Iterable[Record]) -> None:
-        """Add the pictures that another process, or a run before, looked at."""
-        self.records.extend(records)
-
-    def compute(self) -> dict[str, Any]:
-        """``ap50`` and ``map`` (means over the classes that occur), ``per_class`` with counts and curves."""
-        count = np.bincount(
-            np.concatenate([np.zeros(0, np.int64), *(r.target_labels for r in self.records)]),
-            minlength=len(self.classes),
-        ).tolist()
-        rows = self._by_class(count) if any(count) else {}
-        return {
-            "ap50": sum(r["ap50"] for r in rows.values()) / max(1, len(rows)),
-            "map": sum(r["map"] for r in rows.values()) / max(1, len(rows)),
-            "per_class": rows,
-        }
-
-    def _by_class(self, count: list[int]) -> dict[str, dict[str, Any]]:
-        summary = self._summary()
-        seen = [int(c) for c in summary["classes"].reshape(-1)]
-        precision = summary["precision"]  # IoU × recall × class × area × detections
-        per_class: dict[str, dict[str, Any]] = {}
-        for index, name in enumerate(self.classes):
-            if not count[index]:
-                continue
-            every = precision[:, :, seen.index(index), 0, -1].clamp(min=0)
-            per_class[name] = {
-                "ap50": float(every[0].mean()),
-                "map": float(every.mean()),
-                "count": count[index],
-                "precision": [round(float(p), 4) for p in every[0]],
-                "recall": [i / 100 for i in range(101)],
-            }
-        return per_class
-
-    def _summary(self) -> dict[str, Tensor]:
-        from torchmetrics.detection import MeanAveragePrecision
-
-        figures = MeanAveragePrecision(
-            backend="faster_coco_eval",
-            extended_summary=True,
-            class_metrics=True,
-            average="macro",
-            sync_on_compute=False,  # records of other processes come in by extend
-        )
-        figures.warn_on_many_detections = False
-        for record in self.records:
-            found = torch.from_numpy(record.boxes)
-            figures.update(
-                [{"boxes": found[:, :4], "scores": found[:, 4], "labels": found[:, 5].long()}],
-                [{"boxes": torch.from_numpy(record.target_boxes), "labels": torch.from_numpy(record.target_labels)}],
-            )
-        summary: dict[str, Tensor] = figures.compute()
-        return summary

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from fusion.blends import BLENDS, Joint, cut
 from fusion.encoders import STRIDES, Encoder, build_encoder, norm_layers
 from fusion.errors import FusionError
+from fusion.head_contract import Batch
 from fusion.model_config import (
     HEADS,
     SENSORS,
@@ -83,6 +84,11 @@ class FusionModel(nn.Module):
         return [cast(Joint, blend) for blend in self.blend]
 
     @property
+    def task(self) -> str:
+        """What it answers: a key of fusion.heads.HEADS."""
+        return self.config.head.kind
+
+    @property
     def encoders(self) -> dict[str, Encoder]:
         """Sensor → its encoder; early fusion has one, ``rgb``."""
         pairs = (("rgb", self.rgb), ("thermal", self.thermal))
@@ -97,7 +103,9 @@ class FusionModel(nn.Module):
             present: float32 [B,2] in {0, 1}: is RGB there, is thermal there.
 
         Returns:
-            For detect: ``boxes`` float32 [B,K,6]: x1, y1, x2, y2 in RGB pixels, score, class.
+            detect: ``boxes`` float32 [B,K,6]: x1, y1, x2, y2 in RGB pixels, score, class. segment: ``class_map`` uint8
+            [B,Hr,Wr], 0 is the background, and its probability ``confidence`` float32 [B,Hr,Wr]. classify:
+            ``probabilities`` float32 [B,C].
         """
         return self.answer(self.maps(rgb, thermal, present))
 
@@ -191,15 +199,11 @@ class FusionModel(nn.Module):
 
     def answer(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
         """Decode head maps, in pixels of the RGB frame."""
-        boxes = self.head.decode(maps)["boxes"]
-        sx, sy = self.letterbox.to_rgb
-        return {"boxes": boxes * boxes.new_tensor([sx, sy, sx, sy, 1.0, 1.0])}
+        return self.head.decode(maps, self.letterbox)
 
-    def targets(self, boxes: list[Tensor], labels: list[Tensor]) -> dict[str, Tensor]:
-        """What the head is to say about a batch; ``boxes`` in RGB pixels, [N,4] for each sample, ``labels`` [N]."""
-        sx, sy = self.letterbox.to_rgb
-        scaled = [b / b.new_tensor([sx, sy, sx, sy]) for b in boxes]
-        return self.head.targets(scaled, labels, self.config.size)
+    def targets(self, batch: Batch) -> dict[str, Tensor]:
+        """What the head is to say about a batch, which has the keys of the head's ``truth``, in RGB pixels."""
+        return self.head.targets(batch, self.letterbox)
 
     def loss(self, maps: dict[str, Tensor], targets: dict[str, Tensor], counts: Tensor) -> dict[str, Tensor]:
         """The head's loss of ``maps`` against ``targets``, divided by ``counts``: see the head's."""

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from fusion.blends import BLENDS, Anchor
-from fusion.detect import DetectHead
+from fusion.heads import HEADS as HEADS
 from fusion.layers import Activation, Norm
 
 Sensor = Literal["rgb", "thermal"]
@@ -19,7 +19,6 @@ def _in_order(sensors: tuple[Sensor, ...]) -> tuple[Sensor, ...]:
 
 
 Sensors = Annotated[tuple[Sensor, ...], AfterValidator(_in_order)]
-HEADS = {"detect": DetectHead}
 EARLY = "early"
 """The kind of blend that is none: one encoder over both pictures stacked."""
 
@@ -84,6 +83,7 @@ class Head(_Section):
     """What the model answers."""
 
     kind: str = "detect"
+    """The task: detect, segment or classify."""
     width: Annotated[int, Field(gt=0, multiple_of=8)] = 64
     norm: Norm = "batch"
     act: Activation = "relu"
@@ -123,5 +123,6 @@ class ModelConfig(ModelSection):
     """All that rebuilds a model: the recipe's section, the card's classes, and what goes in."""
 
     classes: tuple[str, ...]
+    """Of the task, without a background."""
     inputs: dict[str, Any]
     """JSON of data.prepare.InputSpec."""

@@ -116,7 +116,7 @@ class Letterbox(nn.Module):
 
     def __init__(self, rgb_size: tuple[int, int], canvas: tuple[int, int]) -> None:
         super().__init__()
-        self.canvas = canvas
+        self.rgb_size, self.canvas = rgb_size, canvas
         self.scale = min(canvas[0] / rgb_size[0], canvas[1] / rgb_size[1])
         self.content = (
             min(canvas[0], round(rgb_size[0] * self.scale)),
@@ -131,3 +131,18 @@ class Letterbox(nn.Module):
             x = F.interpolate(x, self.content, mode="bilinear", align_corners=False)
         right, bottom = self.canvas[1] - self.content[1], self.canvas[0] - self.content[0]
         return F.pad(x, (0, right, 0, bottom)) if right or bottom else x
+
+    def undo(self, x: Tensor) -> Tensor:
+        """[B,C,h,w] at any stride over the canvas → [B,C,Hr,Wr], bilinear; what lies in the padding is cut off."""
+        stride = self.canvas[0] // x.shape[-2]
+        if any(side % stride for side in self.content):
+            x, stride = F.interpolate(x, self.canvas, mode="bilinear", align_corners=False), 1
+        x = x[:, :, : self.content[0] // stride, : self.content[1] // stride]
+        return F.interpolate(x, self.rgb_size, mode="bilinear", align_corners=False)
+
+    def place(self, mask: Tensor, outside: int) -> Tensor:
+        """Whole numbers [B,Hr,Wr] → [B,canvas], each the nearest; ``outside`` in the padding."""
+        if mask.shape[-2:] != self.content:
+            mask = F.interpolate(mask.unsqueeze(1), self.content, mode="nearest-exact").squeeze(1)
+        right, bottom = self.canvas[1] - self.content[1], self.canvas[0] - self.content[0]
+        return F.pad(mask, (0, right, 0, bottom), value=outside) if right or bottom else mask

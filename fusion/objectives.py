@@ -38,7 +38,7 @@ class TaskObjective(nn.Module):
             The batch with ``targets`` (tensors [B,…]), and ``counts`` float32 [n]: what the loss is divided by. Summed
             over all devices they go into every part's ``forward``.
         """
-        targets = self.model.targets(batch["boxes"], batch["labels"])
+        targets = self.model.targets(batch)
         return batch | {"targets": targets}, self.model.head.counts(targets)
 
     def forward(

@@ -61,11 +61,11 @@ def epoch_row(totals: dict[str, float], steps: int) -> Row:
     return means | effort(totals, steps) | {"pairs_per_s": pairs / training, "wait_share": waited / training}
 
 
-def epoch_line(row: Row, epochs: int) -> str:
-    """An epoch in one line of text."""
+def epoch_line(row: Row, epochs: int, metric: str) -> str:
+    """An epoch in one line of text; ``metric`` is the task's main figure."""
     when = f"epoch {row['epoch']}/{epochs}" if row["epoch"] else "at entry"
     parts = [f"{row['stage']:18} {when:12}"]
-    for key, form in (("loss", ".3f"), ("val_loss", ".3f"), ("ap50", ".3f"), ("pairs_per_s", ".1f")):
+    for key, form in (("loss", ".3f"), ("val_loss", ".3f"), (metric, ".3f"), ("pairs_per_s", ".1f")):
         if key in row:
             parts.append(f"{key.replace('_per_', '/')} {row[key]:{form}}")
     if row["best"]:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import torch
 
-from fusion.bootstrap import Record
+from fusion.bootstrap import Record, Resampled, resampled
 from fusion.checkpoint import Row, State, load_weights, save_pictures
 from fusion.context import Context
 from fusion.errors import Stopped
@@ -137,11 +137,14 @@ class StageRun:
 
     def _decide(self, records: list[Record]) -> Row:
         """Whether the blocks opened last were worth it."""
-        classes = len(self.model.config.classes)
-        found: Row = self.fabric.broadcast(decide(self.plan, self.state.epoch, records, self.reference, classes))
+        now, before = self._resampled(records), self._resampled(self.reference)
+        found: Row = self.fabric.broadcast(decide(self.plan, self.state.epoch, now, before))
         if found["decision"]["deeper"]:
             self.reference = records
         return found
+
+    def _resampled(self, records: list[Record]) -> Resampled:
+        return resampled(self.model.task, records, len(self.model.config.classes))
 
     def _undecided(self) -> Row:
         """What an epoch says of unfreezing whose weights are thrown away."""
@@ -214,7 +217,7 @@ class StageRun:
 
     def _forgetting(self, now: Row) -> Row:
         """What each sensor alone has lost since the stage began, in points of the head's metric."""
-        entry, main = self._rows()[0], self.model.head.metric([]).criterion[0]
+        entry, main = self._rows()[0], self.model.head.criterion[0]
         return {
             f"forgetting_{sensor}": entry[f"{main}_{sensor}"] - now[f"{main}_{sensor}"]
             for sensor in ("rgb", "thermal")
@@ -234,13 +237,13 @@ class StageRun:
             numbers = {k: v for k, v in row.items() if isinstance(v, float)}
             self._log({f"epoch/{name}": value for name, value in numbers.items()}, state.epoch * self.per_epoch)
         self._save()
-        self.context.say(epoch_line(row, self.stage.epochs))
+        self.context.say(epoch_line(row, self.stage.epochs, self.model.head.criterion[0]))
 
     def _worth(self, row: Row) -> tuple[float, float]:
         """What makes an epoch the best: the head's metric where the stage has the task, then the loss."""
         if not self.stage.is_task:
             return 0.0, -row["val_loss"]
-        name, direction = self.model.head.metric([]).criterion
+        name, direction = self.model.head.criterion
         return (row[name] if direction == "max" else -row[name]), -row["val_loss"]
 
     def _save(self) -> None:

@@ -6,9 +6,7 @@ block opens; else the stage ends. When all blocks are open there is nothing left
 end.
 """
 
-from collections.abc import Sequence
-
-from fusion.bootstrap import Record, Resampled, paired_difference
+from fusion.bootstrap import Resampled, paired_difference
 from fusion.checkpoint import Row
 from fusion.guard import Rows
 from fusion.plan import BRANCHES, StagePlan
@@ -25,13 +23,13 @@ def anchor(rows: Rows) -> int:
     return max((row["epoch"] for row in rows if row.get("decision", {}).get("deeper")), default=0)
 
 
-def decide(plan: StagePlan, epoch: int, records: Sequence[Record], reference: Sequence[Record], classes: int) -> Row:
-    """Decide by the answers on the validation pictures now and at the decision before.
+def decide(plan: StagePlan, epoch: int, now: Resampled, before: Resampled) -> Row:
+    """Decide by the task's metric on the validation pictures now and at the decision before.
 
     Returns:
         ``decision``: blocks open by now, gain, its standard error, and whether to go deeper; ``stopped`` where not.
     """
-    found = paired_difference(Resampled(records, classes), Resampled(reference, classes))
+    found = paired_difference(now, before)
     blocks, deeper = _opened(plan, epoch), bool(found.mean > found.se)
     decision = {"blocks": blocks, "gain": found.mean, "se": found.se, "deeper": deeper}
     if deeper:

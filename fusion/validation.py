@@ -7,7 +7,7 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
-from fusion.bootstrap import Record, Resampled
+from fusion.bootstrap import Record, resampled
 from fusion.checkpoint import Row
 from fusion.model import FusionModel, Sensor
 from fusion.objectives import ALONE, Batch
@@ -97,9 +97,10 @@ def _record(
     model: FusionModel, maps: dict[str, Tensor], batch: Batch, records: dict[int, list[Record]], number: int
 ) -> None:
     metric = model.head.metric(model.config.classes)
-    answers = model.answer(maps)["boxes"]
-    for answer, boxes, labels in zip(answers, batch["boxes"], batch["labels"], strict=True):
-        metric.update(answer, boxes, labels)
+    answers = model.answer(maps)
+    for at in range(len(batch["ids"])):
+        answer = {name: rows[at] for name, rows in answers.items()}
+        metric.update(answer, {name: batch[name][at] for name in model.head.truth})
     records[number] = metric.records
 
 
@@ -131,7 +132,7 @@ def _means(share: _Share) -> Row:
 def _figures(model: FusionModel, records: dict[str, list[Record]]) -> Row:
     metric = model.head.metric(model.config.classes)
     metric.extend(records["all"])
-    row: Row = {name: value for name, value in metric.compute().items() if name != "per_class"}
-    main = metric.criterion[0]
-    classes = len(model.config.classes)
-    return row | {f"{main}_{s}": Resampled(records[s], classes).value() for s in ALONE if s in records}
+    found, classes = metric.compute(), len(model.config.classes)
+    main = model.head.criterion[0]
+    alone = {f"{main}_{s}": resampled(model.task, records[s], classes).value() for s in ALONE if s in records}
+    return {name: found[name] for name in model.head.metrics} | alone

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 
 from export.bench import machine
-from fusion.bootstrap import Difference, Estimate, Resampled
+from fusion.bootstrap import Difference, Estimate, Resampled, resampled
 from fusion.bootstrap import compare as estimate_all
 from fusion.bootstrap import load as load_records
 from pipelines.compare_cells import Cell
@@ -141,7 +141,8 @@ def _lines(by_name: dict[str, list[Cell]]) -> list[Line]:
         for cell in cells:
             for row in cell.measured()["rows"]:
                 records = load_records(cell.folder / row["records"])
-                runs.setdefault((name, row["absent"]), []).append(Resampled(records, len(cell.setting.card.classes)))
+                run = resampled("detect", records, len(cell.setting.card.classes))
+                runs.setdefault((name, row["absent"]), []).append(run)
                 maps.setdefault((name, row["absent"]), []).append(row["map"])
     keys = sorted(runs, key=lambda key: key[1] is not None)  # stable: whole recipes first, in their order
     found = estimate_all({_row_name(*key): runs[key] for key in keys}, DRAWS)

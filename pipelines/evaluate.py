@@ -150,7 +150,7 @@ def evaluate(
     for sensors in _choices(subject, without):
         metric = DetectMetric(subject.classes)
         for index, example in enumerate(_answers(subject, card, split, sensors)):
-            metric.update(example.found, example.truth, example.truth_labels)
+            metric.update({"boxes": example.found}, {"boxes": example.truth, "labels": example.truth_labels})
             if index in shown and sensors == subject.sensors:
                 result.examples.append(example)
         result.records.append(metric.records)

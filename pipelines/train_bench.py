@@ -195,8 +195,8 @@ class BareLoop:
             self._optimiser.step()
 
     def _loss(self, maps: dict[str, Tensor], batch: Batch) -> Tensor:
-        boxes, labels = ([one.to(self.device) for one in batch[key]] for key in ("boxes", "labels"))
-        targets = self.model.targets(boxes, labels)
+        truth = {key: [one.to(self.device) for one in batch[key]] for key in ("boxes", "labels")}
+        targets = self.model.targets(truth)
         loss: Tensor = self.model.loss(maps, targets, self.model.head.counts(targets))["loss"]
         return loss
 

@@ -9,15 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fusion.bootstrap import Record, Resampled, compare, load, paired_difference, save
+from fusion.bootstrap import compare, paired_difference
+from fusion.box_precision import BoxPrecision
 from fusion.detect import DetectMetric
 from fusion.errors import FusionError
+from fusion.records import BoxRecord, load, save
 
 
-def coco(records: list[Record], classes: int) -> float:
+def coco(records: list[BoxRecord], classes: int) -> float:
     metric = DetectMetric([str(k) for k in range(classes)])
     for record in records:
-        metric.update(record.boxes, record.target_boxes, record.target_labels)
+        metric.update({"boxes": record.boxes}, {"boxes": record.target_boxes, "labels": record.target_labels})
     value = metric.compute()["ap50"]
     assert isinstance(value, float)
     return value
@@ -25,7 +27,7 @@ def coco(records: list[Record], classes: int) -> float:
 
 def draw_record(
     rng: np.random.Generator, classes: int, truths: int, found: int, levels: int = 0, hit: float = 0.7
-) -> Record:
+) -> BoxRecord:
     """True boxes; found boxes near some of them and elsewhere; scores of few levels where asked (ties)."""
     corner = rng.uniform(0, 60, (truths, 2))
     true = np.concatenate([corner, corner + rng.uniform(4, 30, (truths, 2))], 1)
@@ -41,10 +43,10 @@ def draw_record(
         kinds[near] = labels[which][near]
     scores = rng.integers(1, levels + 1, found) / levels if levels else rng.uniform(0.01, 1, found)
     rows = np.concatenate([boxes, scores[:, None], kinds[:, None]], 1)
-    return Record(rows.astype(np.float32), true.astype(np.float32), labels.astype(np.int64))
+    return BoxRecord(rows.astype(np.float32), true.astype(np.float32), labels.astype(np.int64))
 
 
-def draw_records(seed: int, pictures: int, classes: int = 1, levels: int = 0, hit: float = 0.7) -> list[Record]:
+def draw_records(seed: int, pictures: int, classes: int = 1, levels: int = 0, hit: float = 0.7) -> list[BoxRecord]:
     rng = np.random.default_rng(seed)
     sizes = rng.integers(0, 7, pictures), rng.integers(0, 12, pictures)
     return [draw_record(rng, classes, t, f, levels, hit) for t, f in zip(*sizes, strict=True)]
@@ -59,7 +61,7 @@ def draw_records(seed: int, pictures: int, classes: int = 1, levels: int = 0, hi
 )
 def test_equals_coco(seed: int, pictures: int, classes: int, levels: int) -> None:
     records = draw_records(seed, pictures, classes, levels)
-    value = Resampled(records, classes + 1).value()  # the last class never occurs
+    value = BoxPrecision(records, classes + 1).value()  # the last class never occurs
     assert value == pytest.approx(coco(records, classes + 1), abs=1e-9)
 
 
@@ -69,8 +71,8 @@ def test_weights_equal_repeated_pictures(seed: int, classes: int, data: st.DataO
     records = draw_records(seed, 5, classes)
     weights = data.draw(st.lists(st.integers(0, 3), min_size=5, max_size=5))
     repeated = [record for record, n in zip(records, weights, strict=True) for _ in range(n)]
-    value = Resampled(records, classes).value(weights)
-    assert value == pytest.approx(Resampled(repeated, classes).value(), abs=1e-12)
+    value = BoxPrecision(records, classes).value(weights)
+    assert value == pytest.approx(BoxPrecision(repeated, classes).value(), abs=1e-12)
     if repeated:
         assert value == pytest.approx(coco(repeated, classes), abs=1e-9)
 
@@ -78,12 +80,12 @@ def test_weights_equal_repeated_pictures(seed: int, classes: int, data: st.DataO
 def test_more_than_a_hundred_boxes_on_a_picture() -> None:
     rng = np.random.default_rng(0)
     records = [draw_record(rng, 2, 40, 500, levels=7), draw_record(rng, 2, 3, 20)]
-    value = Resampled(records, 2).value()
+    value = BoxPrecision(records, 2).value()
     assert value == pytest.approx(coco(records, 2), abs=1e-9)
     first = records[0].boxes[np.argsort(-records[0].boxes[:, 4], kind="stable")]
     kept = np.concatenate([first[first[:, 5] == k][:100] for k in range(2)])
-    trimmed = [Record(kept, records[0].target_boxes, records[0].target_labels), records[1]]
-    assert value == Resampled(trimmed, 2).value()
+    trimmed = [BoxRecord(kept, records[0].target_boxes, records[0].target_labels), records[1]]
+    assert value == BoxPrecision(trimmed, 2).value()
 
 
 def test_overlap_at_the_threshold_and_equal_overlaps() -> None:
@@ -91,27 +93,27 @@ def test_overlap_at_the_threshold_and_equal_overlaps() -> None:
     boxes = np.array(
         [[0, 0, 10, 10, 0.9, 0], [0, 0, 10, 10, 0.8, 0], [0, 0, 10, 10, 0.7, 0], [20, 0, 30, 5, 0.6, 0]], np.float32
     )  # two doubles that both count, a third that does not, an IoU of exactly 0.5
-    records = [Record(boxes, true, np.zeros(3, np.int64))]
+    records = [BoxRecord(boxes, true, np.zeros(3, np.int64))]
     expected = (67 * 1 + 34 * 3 / 4) / 101
-    assert Resampled(records, 1).value() == pytest.approx(expected, abs=1e-12)
+    assert BoxPrecision(records, 1).value() == pytest.approx(expected, abs=1e-12)
     assert coco(records, 1) == pytest.approx(expected, abs=1e-9)
 
 
 def test_nothing_there() -> None:
-    empty = Record(np.empty((0, 6), np.float32), np.empty((0, 4), np.float32), np.empty(0, np.int64))
-    assert Resampled([empty, empty], 2).value() == 0
-    assert Resampled([], 1).value() == 0
+    empty = BoxRecord(np.empty((0, 6), np.float32), np.empty((0, 4), np.float32), np.empty(0, np.int64))
+    assert BoxPrecision([empty, empty], 2).value() == 0
+    assert BoxPrecision([], 1).value() == 0
     found = draw_record(np.random.default_rng(0), 1, 0, 3)
-    assert Resampled([empty, found], 1).value() == 0
+    assert BoxPrecision([empty, found], 1).value() == 0
     with pytest.raises(FusionError, match="no pictures"):
-        paired_difference(Resampled([], 1), Resampled([], 1))
+        paired_difference(BoxPrecision([], 1), BoxPrecision([], 1))
 
 
 def test_a_better_run_is_surely_better() -> None:
     good = draw_records(3, 60, hit=0.9)
     rng = np.random.default_rng(0)
-    worse = [Record(r.boxes[rng.random(len(r.boxes)) < 0.4], r.target_boxes, r.target_labels) for r in good]
-    a, b = Resampled(good, 1), Resampled(worse, 1)
+    worse = [BoxRecord(r.boxes[rng.random(len(r.boxes)) < 0.4], r.target_boxes, r.target_labels) for r in good]
+    a, b = BoxPrecision(good, 1), BoxPrecision(worse, 1)
     difference = paired_difference(a, b, draws=300, seed=1)
     assert difference.mean == a.value() - b.value()
     assert 0 < difference.low < difference.mean < difference.high
@@ -119,15 +121,15 @@ def test_a_better_run_is_surely_better() -> None:
     assert difference != paired_difference(a, b, draws=300, seed=2)
     back = paired_difference(b, a, draws=300, seed=1)
     assert back.low == pytest.approx(-difference.high)
-    assert paired_difference(a, Resampled(good, 1), draws=20).se == 0  # paired: the same answers differ nowhere
+    assert paired_difference(a, BoxPrecision(good, 1), draws=20).se == 0  # paired: the same answers differ nowhere
 
 
 def test_standard_error_is_that_of_new_pictures() -> None:
     """The bootstrap's spread against the spread over many sets of pictures drawn anew."""
-    fresh = [Resampled(draw_records(seed, 40), 1).value() for seed in range(100, 160)]
+    fresh = [BoxPrecision(draw_records(seed, 40), 1).value() for seed in range(100, 160)]
     low, high = [], []
     for seed in range(5):
-        run = Resampled(draw_records(seed, 40), 1)
+        run = BoxPrecision(draw_records(seed, 40), 1)
         estimate = compare({"only": [run]}, draws=200)["only"]
         low.append(estimate.low), high.append(estimate.high)
     width = np.subtract(high, low).mean()
@@ -136,10 +138,10 @@ def test_standard_error_is_that_of_new_pictures() -> None:
 
 def test_compare_draws_seeds_and_pictures() -> None:
     records = draw_records(0, 20, hit=0.9)
-    exact = [Record(np.c_[r.target_boxes, np.ones(len(r.target_boxes)), r.target_labels].astype(np.float32),
+    exact = [BoxRecord(np.c_[r.target_boxes, np.ones(len(r.target_boxes)), r.target_labels].astype(np.float32),
                     r.target_boxes, r.target_labels) for r in records]  # fmt: skip
-    none = [Record(r.boxes[:0], r.target_boxes, r.target_labels) for r in records]
-    perfect, blind = Resampled(exact, 1), Resampled(none, 1)
+    none = [BoxRecord(r.boxes[:0], r.target_boxes, r.target_labels) for r in records]
+    perfect, blind = BoxPrecision(exact, 1), BoxPrecision(none, 1)
     estimates = compare({"mixed": [perfect, blind, blind], "perfect": [perfect] * 3}, draws=1000)
     mixed = estimates["mixed"]
     assert mixed.per_seed == (1, 0, 0) and mixed.mean == pytest.approx(1 / 3) and mixed.difference is None
@@ -153,19 +155,19 @@ def test_compare_draws_seeds_and_pictures() -> None:
 
 
 def test_compare_pairs_seed_with_seed() -> None:
-    runs = [Resampled(draw_records(0, 20, hit=0.9), 1)]
+    runs = [BoxPrecision(draw_records(0, 20, hit=0.9), 1)]
     truths = draw_records(0, 20, hit=0.9)
     rng = np.random.default_rng(0)
     for share in (0.3, 0.6):
-        kept = [Record(r.boxes[rng.random(len(r.boxes)) < share], r.target_boxes, r.target_labels) for r in truths]
-        runs.append(Resampled(kept, 1))
+        kept = [BoxRecord(r.boxes[rng.random(len(r.boxes)) < share], r.target_boxes, r.target_labels) for r in truths]
+        runs.append(BoxPrecision(kept, 1))
     both = compare({"a": runs, "b": list(runs)}, draws=50)
     assert both["b"].difference is not None and both["b"].difference.se == 0
     assert both["a"].high > both["a"].low
 
 
 def test_runs_that_cannot_be_paired() -> None:
-    a, b = Resampled(draw_records(0, 5), 1), Resampled(draw_records(1, 5), 1)
+    a, b = BoxPrecision(draw_records(0, 5), 1), BoxPrecision(draw_records(1, 5), 1)
     with pytest.raises(FusionError, match=r"different pictures \(5 with"):
         paired_difference(a, b)
     with pytest.raises(FusionError, match=r"\{'x': 2, 'y': 1\}"):

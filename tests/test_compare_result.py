@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fusion import bootstrap
-from fusion.bootstrap import Record
+from fusion.records import BoxRecord
 from pipelines.compare import compare, text_table
 from pipelines.compare_plan import plan
 
@@ -24,7 +24,7 @@ def answers(cell, hits):
         found = sample.boxes[rng.random(len(sample.boxes)) < hits]
         kinds = sample.labels[: len(found)] * 0
         boxes = np.concatenate([found, np.full((len(found), 1), 0.9), kinds[:, None]], 1).astype(np.float32)
-        records.append(Record(boxes, sample.boxes, sample.labels * 0))
+        records.append(BoxRecord(boxes, sample.boxes, sample.labels * 0))
     return records
 
 

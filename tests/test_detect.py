@@ -7,8 +7,18 @@ import pytest
 import torch
 
 from fusion.detect import SLOTS, DetectHead, DetectMetric, draw_targets
+from fusion.normalise import Letterbox
 
 STRIDES = (4, 8, 16, 32)
+FRAME = Letterbox((64, 96), (64, 96))
+
+
+def truth(boxes, labels):
+    return {"boxes": boxes, "labels": labels}
+
+
+def update(metric, boxes, *true):
+    metric.update({"boxes": boxes}, truth(*true))
 
 
 def head(**changes):
@@ -29,7 +39,7 @@ def maps_of(boxes, labels, size=(16, 24)):
 
 
 def loss_of(module, maps, boxes, labels, size=(64, 96)):
-    targets = module.targets(boxes, labels, size)
+    targets = module.targets(truth(boxes, labels), Letterbox(size, size))
     return module.loss(maps, targets, module.counts(targets))
 
 
@@ -38,7 +48,7 @@ LABELS = torch.tensor([0, 1, 0])
 
 
 def test_decoding_undoes_drawing():
-    answer = head().decode(maps_of(BOXES, LABELS))["boxes"][0]
+    answer = head().decode(maps_of(BOXES, LABELS), FRAME)["boxes"][0]
     assert answer.shape == (SLOTS, 6)
     found = answer[answer[:, 4] > 0.5]
     assert len(found) == 3
@@ -51,7 +61,7 @@ def test_decoding_undoes_drawing():
 def test_slots_fall_by_score_and_empty_ones_are_all_zero():
     maps = maps_of(BOXES[:1], LABELS[:1])
     slope = torch.linspace(0, 1e-3, maps["heat"].numel()).view_as(maps["heat"])  # no plateau: few peaks
-    answer = head().decode({"heat": maps["heat"] + slope, "box": maps["box"]})["boxes"][0]
+    answer = head().decode({"heat": maps["heat"] + slope, "box": maps["box"]}, FRAME)["boxes"][0]
     assert (answer[:-1, 4] >= answer[1:, 4]).all()
     empty = answer[:, 4] == 0
     assert empty.any() and (answer[empty] == 0).all()
@@ -71,7 +81,7 @@ def test_a_picture_without_objects_has_a_finite_loss_and_gradients():
 
 
 def test_targets_hold_all_that_the_counts_need_for_each_sample():
-    targets = head().targets([BOXES, BOXES[:0], BOXES[:1]], [LABELS, LABELS[:0], LABELS[:1]], (64, 96))
+    targets = head().targets(truth([BOXES, BOXES[:0], BOXES[:1]], [LABELS, LABELS[:0], LABELS[:1]]), FRAME)
     assert {key: tuple(t.shape) for key, t in targets.items()} == {
         "heat": (3, 2, 16, 24),
         "weight": (3, 16, 24),
@@ -85,7 +95,7 @@ def test_targets_hold_all_that_the_counts_need_for_each_sample():
 
 def test_a_loss_is_divided_by_the_counts_it_is_given():
     module = head()
-    maps, targets = module(features()), module.targets([BOXES, BOXES[:1]], [LABELS, LABELS[:1]], (64, 96))
+    maps, targets = module(features()), module.targets(truth([BOXES, BOXES[:1]], [LABELS, LABELS[:1]]), FRAME)
     once = module.loss(maps, targets, torch.tensor([2.0, 3.0]))
     halved = module.loss(maps, targets, torch.tensor([4.0, 6.0]))
     assert all(torch.allclose(once[key], 2 * halved[key]) for key in once)
@@ -94,7 +104,7 @@ def test_a_loss_is_divided_by_the_counts_it_is_given():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 def test_a_loss_is_of_full_precision_and_never_narrowed(dtype):
     module = head()
-    maps, targets = module(features()), module.targets([BOXES] * 2, [LABELS] * 2, (64, 96))
+    maps, targets = module(features()), module.targets(truth([BOXES] * 2, [LABELS] * 2), FRAME)
     terms = module.loss({k: m.to(dtype) for k, m in maps.items()}, targets, module.counts(targets))
     assert terms["loss"].dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
 
@@ -122,10 +132,10 @@ def test_a_head_learns_with_every_norm_and_activation(norm, act):
 
 
 def test_average_precision_of_a_perfect_and_of_a_half_right_answer():
-    truth = np.array([[10, 10, 30, 30], [40, 10, 60, 30]], np.float32)
+    true = np.array([[10, 10, 30, 30], [40, 10, 60, 30]], np.float32)
     perfect = np.array([[10, 10, 30, 30, 0.9, 0], [40, 10, 60, 30, 0.8, 1], [0, 0, 0, 0, 0, 0]], np.float32)
     metric = DetectMetric(["a", "b", "never"])
-    metric.update(perfect, truth, np.array([0, 1]))
+    update(metric, perfect, true, np.array([0, 1]))
     result = metric.compute()
     assert result["ap50"] == pytest.approx(1.0) and result["map"] == pytest.approx(1.0)
     assert set(result["per_class"]) == {"a", "b"}
@@ -134,7 +144,7 @@ def test_average_precision_of_a_perfect_and_of_a_half_right_answer():
     wrong_class = perfect.copy()
     wrong_class[1, 5] = 2
     metric = DetectMetric(["a", "b", "never"])
-    metric.update(wrong_class, truth, np.array([0, 1]))
+    update(metric, wrong_class, true, np.array([0, 1]))
     result = metric.compute()
     assert result["ap50"] == pytest.approx(0.5)
     assert result["per_class"]["b"]["ap50"] == 0.0
@@ -142,7 +152,7 @@ def test_average_precision_of_a_perfect_and_of_a_half_right_answer():
 
 def test_average_precision_without_any_answer_is_zero():
     metric = DetectMetric(["a"])
-    metric.update(np.zeros((5, 6), np.float32), np.array([[1, 1, 9, 9]], np.float32), np.array([0]))
+    update(metric, np.zeros((5, 6), np.float32), np.array([[1, 1, 9, 9]], np.float32), np.array([0]))
     assert metric.compute()["ap50"] == 0.0
 
 
@@ -164,8 +174,8 @@ def noisy_pictures(count=6):
 def test_records_of_other_devices_give_the_figures_of_one():
     whole, *shares = (DetectMetric(["a", "b"]) for _ in range(3))
     for number, picture in enumerate(noisy_pictures()):
-        whole.update(*picture)
-        shares[number % 2].update(*picture)
+        update(whole, *picture)
+        update(shares[number % 2], *picture)
     merged = DetectMetric(["a", "b"])
     merged.extend(pickle.loads(pickle.dumps(shares[0].records)))
     merged.extend(shares[1].records)
@@ -176,7 +186,7 @@ def test_a_record_keeps_the_order_of_calls_and_no_empty_slot():
     metric = DetectMetric(["a", "b"])
     pictures = noisy_pictures()
     for picture in pictures:
-        metric.update(*picture)
+        update(metric, *picture)
     assert len(metric.records) == len(pictures)
     for record, (found, truth, labels) in zip(metric.records, pictures, strict=True):
         assert np.array_equal(record.boxes, found[found[:, 4] > 0]) and record.boxes.dtype == np.float32
@@ -188,15 +198,15 @@ def test_a_record_keeps_the_order_of_calls_and_no_empty_slot():
 
 def test_a_record_of_tensors_is_plain_arrays():
     metric = DetectMetric(["a", "b"])
-    metric.update(torch.zeros(5, 6), BOXES, LABELS)
+    update(metric, torch.zeros(5, 6), BOXES, LABELS)
     assert isinstance(metric.records[0].boxes, np.ndarray) and metric.records[0].boxes.shape == (0, 6)
 
 
 def test_figures_without_a_picture_and_without_truth_are_zero():
     metric = DetectMetric(["a"])
-    assert metric.compute() == {"ap50": 0, "map": 0, "per_class": {}}
-    metric.update(np.array([[1, 1, 9, 9, 0.5, 0]], np.float32), np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
-    assert metric.compute() == {"ap50": 0, "map": 0, "per_class": {}}
+    assert metric.compute() == {"ap50": 0, "map": 0, "per_class": {}, "per_size": {}}
+    update(metric, np.array([[1, 1, 9, 9, 0.5, 0]], np.float32), np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
+    assert metric.compute() == {"ap50": 0, "map": 0, "per_class": {}, "per_size": {}}
 
 
 def test_the_head_names_what_its_metric_computes():

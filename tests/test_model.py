@@ -389,7 +389,7 @@ def test_targets_are_drawn_on_the_canvas_and_the_loss_is_the_heads():
     model, _ = build_model(config(), 0)
     boxes = [torch.tensor([[6.0, 9.0, 30.0, 33.0]]), torch.zeros(0, 4)]
     labels = [torch.tensor([1]), torch.zeros(0, dtype=torch.int64)]
-    targets = model.targets(boxes, labels)
+    targets = model.targets({"boxes": boxes, "labels": labels})
     cell = targets["heat"][0, 1].flatten().argmax().item()
     width = SIZE[1] // 4
     assert targets["heat"].shape == (2, 2, SIZE[0] // 4, width) and not targets["heat"][1].any()

@@ -130,7 +130,7 @@ def test_normalising_and_decoding_are_the_same_bits_under_autocast(dtype):
             model.thermal_canvas(batch["thermal"], torch.ones(2)),
             model.rgb_canvas(batch["rgb"], torch.ones(2)),
             model.answer(maps)["boxes"],
-            *model.targets(batch["boxes"], batch["labels"]).values(),
+            *model.targets(batch).values(),
         ]
 
     plain = found()

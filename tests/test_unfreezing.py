@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from fusion.bootstrap import Record
+from fusion.bootstrap import resampled
 from fusion.plan import plan_stages
 from fusion.recipe import Recipe
+from fusion.records import BoxRecord
 from fusion.unfreezing import anchor, decide, is_due, undecided
 
 BRANCH = [f"{s}.{b}" for s in ("rgb", "thermal") for b in ("stem", "blocks.0", "blocks.1")]
@@ -21,9 +22,10 @@ def plan_of(match="blend.*|head", epochs=8, **line):
 
 
 def answers(*found):
-    """A record for each picture: whether its one thing was found."""
+    """The metric of pictures with one thing each: whether it was found."""
     box = np.array([[0, 0, 9, 9, 0.9, 0]], np.float32)
-    return [Record(box if one else box[:0], TRUTH, np.zeros(1, np.int64)) for one in found]
+    records = [BoxRecord(box if one else box[:0], TRUTH, np.zeros(1, np.int64)) for one in found]
+    return resampled("detect", records, 1)
 
 
 @pytest.mark.parametrize(
@@ -57,11 +59,11 @@ def test_blocks_are_counted_whoever_has_them(match, branch, counts):
 
 def test_deeper_only_by_more_than_one_standard_error():
     plan, few = plan_of(), answers(*[True] * 5 + [False] * 15)
-    found = decide(plan, 2, answers(*[True] * 20), few, 1)
+    found = decide(plan, 2, answers(*[True] * 20), few)
     assert found["decision"]["deeper"] and found["decision"]["gain"] > found["decision"]["se"] > 0
     assert "stopped" not in found
     for now in (few, answers(*[True] * 4 + [False] * 16)):
-        found = decide(plan, 2, now, few, 1)
+        found = decide(plan, 2, now, few)
         assert not found["decision"]["deeper"] and "unfreezing stops at 1 block: the metric changed" in found["stopped"]
 
 
