@@ -1,74 +1,42 @@
 """The dataset card: one YAML file that says where RGB, thermal and labels lie, and what they mean."""
 
-import json
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Literal, Self
 
-import numpy as np
-from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, PrivateAttr, model_validator
 
-from data.coco import CocoImage, read_coco
+from data.card_fields import MAX_CLASSES, AnyMasks, ImageLabels, Inside, InsidePattern, Labels, Masks, Split
 from data.errors import DataError
-from data.patterns import Pattern, fill, id_from_name
+from data.ids import read_ids, safe_id
+from data.labels.boxes import read_boxes
+from data.labels.image_classes import IMAGE_LABEL_FORMATS
+from data.labels.source import Boxed, BoxSource
+from data.patterns import fill
 from data.prepare import InputSpec
 from data.rig import Rig, Size
+from data.sample import SENSORS, TASKS, Sample, Sensor, Task
+from data.text_file import read_json
 from data.thermal import ThermalSpec
 from data.yaml_file import read_model, write_model
 
-Sensor = Literal["rgb", "thermal"]
-SENSORS: tuple[Sensor, ...] = get_args(Sensor)
+__all__ = ["SENSORS", "TASKS", "UNLABELLED", "DatasetCard", "ImageLabels", "Labels", "Masks", "Sample", "Sensor",
+           "Split", "Task", "read_ids"]  # fmt: skip
 UNLABELLED = "unlabelled"
 """Splits whose names begin so are learned from without labels; what labels there are of their pairs is not used."""
+_LABELS_OF: dict[str, str] = {"detect": "labels", "segment": "masks", "classify": "image_labels"}
+"""Task → the card's field that says where its labels lie."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One pair of a data set: where its files lie, and what is known of it."""
-
-    id: str
-    rgb: Path
-    thermal: Path
-    boxes: NDArray[np.float32] | None
-    """[N,4] x1, y1, x2, y2 in pixels of the delivered RGB frame; None: nobody labelled this pair."""
-    labels: NDArray[np.int64] | None
-    """[N], index into the card's classes; None as above."""
-    scene: str | None = None
-    mask: Path | None = None
-    """Picture of class indices, at RGB's size."""
-    sensors: tuple[Sensor, ...] = SENSORS
-    """Which of the two files there are."""
+def _once(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) != len(names):
+        raise ValueError("a class is listed twice")
+    if len(names) > MAX_CLASSES:
+        raise ValueError(f"{len(names)} classes, more than the {MAX_CLASSES} that a mask can tell apart")
+    return names
 
 
-class Labels(BaseModel):
-    """Where the labels lie."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    format: Literal["coco"]
-    path: str
-    """Relative to the root."""
-
-
-class Split(BaseModel):
-    """Which pairs belong to a split: exactly one of the three."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    file: str | None = None
-    """Text file with an id on each line, relative to the card."""
-    ids: tuple[str, ...] | None = None
-    coco: str | None = None
-    """The images whose field ``split`` has this value in the COCO file."""
-    sensors: Annotated[tuple[Sensor, ...], Field(min_length=1)] = SENSORS
-    """Which sensors its pictures have; only a split that begins with 'unlabelled' may lack one."""
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> Self:
-        if sum(value is not None for value in (self.file, self.ids, self.coco)) != 1:
-            raise ValueError("a split is given by exactly one of file, ids, coco")
-        return self
+Names = Annotated[tuple[str, ...], AfterValidator(_once)]
 
 
 class DatasetCard(BaseModel):
@@ -80,23 +48,28 @@ class DatasetCard(BaseModel):
     name: str
     root: str = "."
     """Folder that the patterns start from: absolute, or relative to the card's folder."""
-    rgb: Pattern
-    thermal: Pattern
+    rgb: InsidePattern
+    thermal: InsidePattern
     rgb_size: Size | None = None
     """Height, width of RGB frames as delivered; None: they vary, see canvas."""
     thermal_size: Size | None = None
     """Height, width of thermal frames as delivered; None: they vary, see canvas."""
     canvas: Size | None = None
     """Height, width onto which frames of any size are scaled; None: frames have exactly the sizes above."""
-    classes: tuple[str, ...] = ()
+    classes: Names = ()
+    """Of boxes and masks."""
+    image_classes: Names = ()
+    """Of whole pictures."""
     labels: Labels | None = None
+    """Boxes."""
+    masks: AnyMasks | None = None
+    image_labels: ImageLabels | None = None
     thermal_spec: ThermalSpec
     rig: str | None = None
     """Path of a rig.yaml, relative to the card; None: thermal already lies on RGB."""
     splits: dict[str, Split]
-    scenes: str | None = None
+    scenes: Inside | None = None
     """Path of a JSON object id → scene name, relative to the root."""
-    masks: Pattern | None = None
 
     _path: Path = PrivateAttr(default=Path("card.yaml"))
 
@@ -104,12 +77,15 @@ class DatasetCard(BaseModel):
     def _is_complete(self) -> Self:
         if self.canvas is None and (self.rgb_size is None or self.thermal_size is None):
             raise ValueError("frames of varying size need a canvas: [height, width]")
-        if len(set(self.classes)) != len(self.classes):
-            raise ValueError("a class is listed twice")
         if self.labels is not None and not self.classes:
             raise ValueError("labels need classes: [name, …]")
-        if self.labels is None and any(split.coco is not None for split in self.splits.values()):
-            raise ValueError("a split by 'coco' needs labels")
+        if self.masks is not None and not self.classes:
+            raise ValueError("masks need classes: [name, …], in the order of the indices from 1")
+        if self.image_labels is not None and not self.image_classes:
+            raise ValueError("image_labels need image_classes: [name, …]")
+        self._names_are_classes()
+        if not self._in_one_file() and any(split.coco is not None for split in self.splits.values()):
+            raise ValueError("a split by 'coco' needs labels of format coco")
         for name, split in self.splits.items():
             if name not in self.unlabelled and set(split.sensors) != set(SENSORS):
                 raise ValueError(
@@ -117,6 +93,20 @@ class DatasetCard(BaseModel):
                     f"whose name begins with '{UNLABELLED}' may lack one"
                 )
         return self
+
+    def _names_are_classes(self) -> None:
+        """What labels and masks map to must be among the classes."""
+        if self.labels is not None:
+            wrong = {name for name in self.labels.names.values() if name is not None} - set(self.classes)
+            if wrong:
+                raise ValueError(f"labels.names: '{min(wrong)}' is not among the classes ({', '.join(self.classes)})")
+        if self.masks is not None and self.masks.palette is not None:
+            wrong = self.masks.palette.keys() - {*self.classes, "background", "ignore"}
+            if wrong:
+                raise ValueError(
+                    f"masks.palette: '{min(wrong)}' is none of background, ignore and the classes "
+                    f"({', '.join(self.classes)})"
+                )
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -148,6 +138,23 @@ class DatasetCard(BaseModel):
         """The splits that are learned from without labels: those whose names begin with 'unlabelled'."""
         return tuple(name for name in self.splits if name.startswith(UNLABELLED))
 
+    def tasks(self) -> tuple[Task, ...]:
+        """The tasks that the card has labels for."""
+        return tuple(task for task in TASKS if getattr(self, _LABELS_OF[task]) is not None)
+
+    def classes_of(self, task: str) -> tuple[str, ...]:
+        """What a task tells apart; for segment without the background."""
+        return self.image_classes if task == "classify" else self.classes
+
+    def require(self, task: str) -> None:
+        """Raise DataError unless the card has labels for a task."""
+        if task not in self.tasks():
+            having = ", ".join(f"{one} ({_LABELS_OF[one]})" for one in self.tasks()) or "no task"
+            raise DataError(
+                f"{self._path}: {_LABELS_OF[task]}: the card has none, and a model for the task '{task}' "
+                f"(model.head.kind) learns from them; the card has labels for {having}"
+            )
+
     def inputs(self) -> InputSpec:
         """What a model or a bundle trained on this card takes."""
         if self.canvas is not None:
@@ -161,87 +168,88 @@ class DatasetCard(BaseModel):
         return Rig() if self.rig is None else Rig.load(self._path.parent / self.rig)
 
     def samples(self, split: str) -> list[Sample]:
-        """List the pairs of a split in its order; files are not opened.
+        """List the pairs of a split in its order; their pictures are not opened.
 
         Raises:
             DataError: the split is unknown or empty, or the labels are wrong.
         """
         if split not in self.splits:
             raise DataError(f"{self._path}: no split '{split}'; there is {', '.join(self.splits) or 'none'}")
-        labelled = self.read_labels()
-        ids = self.split_ids(split, labelled)
+        free = split in self.unlabelled
+        whole = self._read_boxes(()) if self._in_one_file() else {}
+        ids = self.split_ids(split, whole)
         if not ids:
             raise DataError(f"{self._path}: split '{split}' is empty ({_source(self.splits[split])})")
+        boxes: Mapping[str, Boxed] = {} if free else whole or self._read_boxes(ids)
+        kinds = {} if free else self._read_image_labels(ids)
         scenes = self._read_scenes()
-        known = {} if split in self.unlabelled else labelled
         sensors = self.splits[split].sensors
-        return [self._sample(one, known.get(one), scenes.get(one), sensors) for one in ids]
+        return [
+            Sample(
+                id=one,
+                rgb=self.folder / fill(self.rgb, one),
+                thermal=self.folder / fill(self.thermal, one),
+                boxes=boxes[one].boxes if one in boxes else None,
+                labels=boxes[one].labels if one in boxes else None,
+                scene=scenes.get(one),
+                mask=None if self.masks is None or free else self.folder / fill(self.masks.path, one),
+                sensors=sensors,
+                image_label=kinds.get(one),
+            )
+            for one in ids
+        ]
 
-    def read_labels(self) -> dict[str, CocoImage]:
-        """Read the boxes of every labelled pair, by id; empty without labels."""
-        if self.labels is None:
-            return {}
-        images, _ = read_coco(self.folder / self.labels.path, self.classes, self.rgb_size)
-        return {self._id_of(image): image for image in images}
+    def read_labels(self) -> dict[str, Boxed]:
+        """Read the boxes of every labelled pair, by id; empty without labels.
 
-    def split_ids(self, split: str, labelled: dict[str, CocoImage]) -> list[str]:
+        Formats with a file for each pair are read for the pairs of all splits.
+        """
+        if self.labels is None or self._in_one_file():
+            return self._read_boxes(())
+        return self._read_boxes(dict.fromkeys(one for split in self.splits for one in self.split_ids(split, {})))
+
+    def split_ids(self, split: str, labelled: Mapping[str, Boxed]) -> list[str]:
         """List the ids of a split, given what ``read_labels`` returned."""
         chosen = self.splits[split]
         if chosen.ids is not None:
-            return list(chosen.ids)
+            return [safe_id(one, f"{self._path}: splits.{split}.ids") for one in chosen.ids]
         if chosen.coco is not None:
-            return [one for one, image in labelled.items() if image.split == chosen.coco]
+            return [one for one, truth in labelled.items() if truth.split == chosen.coco]
         assert chosen.file is not None
         return read_ids(self._path.parent / chosen.file)
 
-    def _sample(self, one: str, image: CocoImage | None, scene: str | None, sensors: tuple[Sensor, ...]) -> Sample:
-        return Sample(
-            id=one,
-            rgb=self.folder / fill(self.rgb, one),
-            thermal=self.folder / fill(self.thermal, one),
-            boxes=None if image is None else image.boxes,
-            labels=None if image is None else image.labels,
-            scene=scene,
-            mask=None if self.masks is None else self.folder / fill(self.masks, one),
-            sensors=sensors,
-        )
+    def _in_one_file(self) -> bool:
+        return self.labels is not None and self.labels.format == "coco"
 
-    def _id_of(self, image: CocoImage) -> str:
-        one = id_from_name(image.file_name, self.rgb)
-        if one is None:
-            assert self.labels is not None
-            raise DataError(
-                f"{self.folder / self.labels.path}: file_name '{image.file_name}' does not fit the card's "
-                f"pattern rgb: {self.rgb}"
-            )
-        return one
+    def _read_boxes(self, ids: Iterable[str]) -> dict[str, Boxed]:
+        """Boxes of these pairs; from one file those of all its pairs."""
+        if self.labels is None:
+            return {}
+        source = BoxSource(
+            self.folder,
+            self.labels.path,
+            self.rgb,
+            self.classes,
+            self.labels.names,
+            self.rgb_size,
+            self.labels.missing == "empty",
+        )
+        return read_boxes(self.labels.format, source, list(ids))
+
+    def _read_image_labels(self, ids: list[str]) -> dict[str, int]:
+        if self.image_labels is None:
+            return {}
+        read = IMAGE_LABEL_FORMATS[self.image_labels.format]
+        return read(self.image_labels, self.folder, self.image_classes, ids)
 
     def _read_scenes(self) -> dict[str, str]:
         if self.scenes is None:
             return {}
         path = self.folder / self.scenes
-        try:
-            scenes = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path}: scenes cannot be read ({error})") from None
+        scenes = read_json(path, "scenes")
         if not isinstance(scenes, dict):
             raise DataError(f"{path}: expected a JSON object id → scene name")
-        return {str(key): str(value) for key, value in scenes.items()}
-
-
-def read_ids(path: Path) -> list[str]:
-    """Read a list of ids, one on each line; DataError when it cannot be read or an id is there twice."""
-    try:
-        ids = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise DataError(f"{path}: the list of ids cannot be read ({reason})") from None
-    seen: set[str] = set()
-    for number, one in enumerate(ids, 1):
-        if one in seen:
-            raise DataError(f"{path}: id '{one}' is listed twice (entry {number})")
-        seen.add(one)
-    return ids
+        return {key: str(value) for key, value in scenes.items()}
 
 
 def _source(split: Split) -> str:

@@ -1,35 +1,31 @@
 """Reading COCO boxes, strictly: a wrong box is an error that names the annotation, not a wrong target."""
 
-import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from data.errors import DataError
+from data.labels.source import TOLERANCE, Boxed, boxed
+from data.text_file import read_json
 
-TOLERANCE = 1.0
-"""Pixels by which a box may leave its picture (rounding of other tools); it is clipped."""
+_LONGEST = 1024
+"""Letters of a file_name."""
 
 
-@dataclass(frozen=True, slots=True)
-class CocoImage:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CocoImage(Boxed):
     """One picture of a COCO file and its boxes."""
 
     file_name: str
-    split: str | None
-    """Value of the field ``split``; not part of COCO, but common."""
-    boxes: NDArray[np.float32]
-    """[N,4] x1, y1, x2, y2 in pixels of the picture, clipped to it."""
-    labels: NDArray[np.int64]
-    """[N], index into the classes that the reader was given."""
 
 
 def read_coco(
-    path: Path, classes: Sequence[str] | None, size: tuple[int, int] | None = None
+    path: Path,
+    classes: Sequence[str] | None,
+    size: tuple[int, int] | None = None,
+    names: Mapping[str, str | None] | None = None,
 ) -> tuple[list[CocoImage], list[str]]:
     """Read the boxes of a COCO file; return its images and the class names that labels index.
 
@@ -39,48 +35,65 @@ def read_coco(
         path: The JSON file.
         classes: Names in the order of the labels; None takes the file's categories in the order of their ids.
         size: Height, width of pictures for which the file states none.
+        names: A category's name → one of ``classes``, or None to leave its boxes out.
 
     Raises:
         DataError: not COCO, an unknown category, or a box that leaves its picture by more than ``TOLERANCE``.
     """
     content = _load(path)
-    names = {_field(c, "id", f"{path}: category"): str(_field(c, "name", f"{path}: category"))
-             for c in content.get("categories", [])}  # fmt: skip
-    known = list(classes) if classes is not None else [names[key] for key in sorted(names)]
-    boxes: dict[Any, list[tuple[list[float], int]]] = {}
-    images = {_field(image, "id", f"{path}: image"): image for image in content["images"]}
-    if len(images) != len(content["images"]):
-        raise DataError(f"{path}: {len(content['images']) - len(images)} images share an id with another one")
+    called = _categories(content, path)
+    own = [(names or {}).get(name, name) for _, name in sorted(called.items())]
+    known = list(classes) if classes is not None else list(dict.fromkeys(name for name in own if name is not None))
+    images = _by_id(content["images"], path)
+    boxes: dict[int | str, list[tuple[list[float], int]]] = {}
     for annotation in content["annotations"]:
-        where = f"{path}: annotation {annotation.get('id', '?')}"
+        where = f"{path}: annotation {annotation.get('id', '?')!s:.60}"
         if annotation.get("iscrowd"):
             continue
-        image_id = _field(annotation, "image_id", where)
+        image_id = _id(annotation, "image_id", where)
         if image_id not in images:
-            raise DataError(f"{where}: image_id {image_id} is not among the images")
-        label = _label(annotation, names, known, where)
-        boxes.setdefault(image_id, []).append((_box(annotation, images[image_id], size, where), label))
+            raise DataError(f"{where}: image_id {image_id!s:.60} is not among the images")
+        label = _label(annotation, called, names or {}, known, where)
+        box = _box(annotation, images[image_id], size, where)
+        if label is not None:
+            boxes.setdefault(image_id, []).append((box, label))
     found = [_image(image, boxes.get(key, []), path) for key, image in images.items()]
     _refuse_twins(found, path)
     return found, known
 
 
 def _load(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file (labels)") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from None
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}:{error.lineno}: not valid JSON ({error.msg})") from None
+    content = read_json(path, "the labels")
     if not isinstance(content, dict):
         raise DataError(f"{path}: not a COCO file: expected an object with images, annotations, categories")
-    for key in ("images", "annotations"):
+    content.setdefault("categories", [])
+    for key in ("images", "annotations", "categories"):
         entries = content.get(key)
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
             raise DataError(f"{path}: not a COCO file: '{key}' is not a list of objects")
     return content
+
+
+def _categories(content: Mapping[str, Any], path: Path) -> dict[int | str, str]:
+    where = f"{path}: category"
+    found = {_id(c, "id", where): str(_field(c, "name", where)) for c in content["categories"]}
+    if len({type(key) for key in found}) > 1:
+        raise DataError(f"{where}: some ids are numbers, some are text")
+    return found
+
+
+def _by_id(images: Sequence[Mapping[str, Any]], path: Path) -> dict[int | str, Mapping[str, Any]]:
+    found = {_id(image, "id", f"{path}: image"): image for image in images}
+    if len(found) != len(images):
+        raise DataError(f"{path}: {len(images) - len(found)} images share an id with another one")
+    return found
+
+
+def _id(entry: Mapping[str, Any], key: str, where: str) -> int | str:
+    value = _field(entry, key, where)
+    if not isinstance(value, int | str):
+        raise DataError(f"{where}: '{key}' is {value!r:.60}, expected a number or text")
+    return value
 
 
 def _field(entry: Mapping[str, Any], key: str, where: str) -> Any:  # noqa: ANN401 - what JSON holds
@@ -89,47 +102,73 @@ def _field(entry: Mapping[str, Any], key: str, where: str) -> Any:  # noqa: ANN4
     return entry[key]
 
 
-def _label(annotation: Mapping[str, Any], names: Mapping[Any, str], known: list[str], where: str) -> int:
-    category = _field(annotation, "category_id", where)
-    if category not in names:
-        raise DataError(f"{where}: category_id {category} is not among the file's categories {sorted(names)}")
-    if names[category] not in known:
+def _label(
+    annotation: Mapping[str, Any],
+    called: Mapping[int | str, str],
+    names: Mapping[str, str | None],
+    known: Sequence[str],
+    where: str,
+) -> int | None:
+    category = _id(annotation, "category_id", where)
+    if category not in called:
         raise DataError(
-            f"{where}: class '{names[category]}' is not among the card's classes ({', '.join(known)}); "
-            "add it to 'classes', or take the annotations out"
+            f"{where}: category_id {category!s:.60} is not among the file's categories {sorted(called.items())!s:.200}"
         )
-    return known.index(names[category])
+    name = names.get(called[category], called[category])
+    if name is None:
+        return None
+    if name not in known:
+        raise DataError(
+            f"{where}: class '{name:.60}' is not among the card's classes ({', '.join(known)}); add it to 'classes', "
+            f"say labels.names: {{{called[category]:.60}: null}} to leave it out, or take the annotations out"
+        )
+    return known.index(name)
 
 
 def _box(
     annotation: Mapping[str, Any], image: Mapping[str, Any], size: tuple[int, int] | None, where: str
 ) -> list[float]:
-    width, height = image.get("width"), image.get("height")
-    if (not width or not height) and size is not None:
-        height, width = size
-    name = _field(image, "file_name", where)
-    if not width or not height:
-        raise DataError(f"{where}: image {name} states no width and height")
+    name = str(_field(image, "file_name", where))
+    width, height = _sides(image, size, f"{where}: image {name:.100}")
     box = _field(annotation, "bbox", where)
-    if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, int | float) for v in box):
+    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
         raise DataError(f"{where}: bbox is {box!r:.60}, expected [x, y, width, height]")
     x1, y1, x2, y2 = box[0], box[1], box[0] + box[2], box[1] + box[3]
+    shown = f"box {box!s:.80} (x, y, width, height)"
     if not (x1 >= -TOLERANCE and y1 >= -TOLERANCE and x2 <= width + TOLERANCE and y2 <= height + TOLERANCE):
-        raise DataError(f"{where}: box {box} (x, y, width, height) leaves its image {name} of {width}×{height}")
+        raise DataError(f"{where}: {shown} leaves its image {name:.100} of {width}×{height}")
     clipped = [max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))]
     if clipped[2] <= clipped[0] or clipped[3] <= clipped[1]:
-        raise DataError(f"{where}: box {box} (x, y, width, height) of image {name} has no area")
+        raise DataError(f"{where}: {shown} of image {name:.100} has no area")
     return clipped
+
+
+def _sides(image: Mapping[str, Any], size: tuple[int, int] | None, where: str) -> tuple[float, float]:
+    """Width and height of a picture."""
+    width, height = image.get("width"), image.get("height")
+    if not width or not height:
+        if size is None:
+            raise DataError(f"{where} states no width and height")
+        height, width = size
+    if not all(_is_number(side) and 0 < side < 1e6 for side in (width, height)):
+        raise DataError(f"{where} states a width of {width!r:.40} and a height of {height!r:.40}, expected pixels")
+    return width, height
+
+
+def _is_number(value: object) -> bool:
+    """A number that a float holds; JSON also has integers of hundreds of digits, and True is an int to Python."""
+    return (isinstance(value, int | float) and not isinstance(value, bool) and -1e12 < value < 1e12) or (
+        isinstance(value, float) and math.isnan(value)
+    )
 
 
 def _image(image: Mapping[str, Any], boxes: list[tuple[list[float], int]], path: Path) -> CocoImage:
     split = image.get("split")
-    return CocoImage(
-        file_name=str(_field(image, "file_name", f"{path}: image {image['id']}")),
-        split=None if split is None else str(split),
-        boxes=np.array([box for box, _ in boxes], np.float32).reshape(-1, 4),
-        labels=np.array([label for _, label in boxes], np.int64),
-    )
+    name = _field(image, "file_name", f"{path}: image {image['id']!s:.60}")
+    if not isinstance(name, str) or len(name) > _LONGEST:
+        raise DataError(f"{path}: image {image['id']!s:.60}: file_name is {name!r:.60}, expected a path")
+    truth = boxed(boxes)
+    return CocoImage(truth.boxes, truth.labels, None if split is None else str(split), file_name=name)
 
 
 def _refuse_twins(images: list[CocoImage], path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Labels as the field stores them: a function for each format, each under a literal table."""

@@ -1,0 +1,47 @@
+"""KAIST's text annotations ("% bbGt version=3", of Piotr Dollár's toolbox): a line for each box."""
+
+from data.errors import DataError
+from data.labels.source import Boxed, BoxSource, boxed, clip_box
+from data.text_file import read_text
+
+MAX_LINES_BYTES = 1 << 24
+_COLUMNS = 12
+"""Name, x, y, width, height, occluded, visible x, y, width, height, ignore, angle."""
+
+
+def read_kaist(source: BoxSource, one: str) -> Boxed | None:
+    """Read the boxes of one picture; those marked ``ignore`` are left out.
+
+    The set's names are person, people, cyclist and ``person?``: say in ``labels.names`` which count.
+
+    Raises:
+        DataError: a line of another form, an unknown class, or a box that leaves its picture.
+    """
+    path = source.file(one)
+    if not path.exists():
+        return boxed([]) if source.missing_is_empty else None
+    lines = read_text(path, "the annotation", MAX_LINES_BYTES).splitlines()
+    if not lines or not lines[0].lstrip().startswith("% bbGt"):
+        raise DataError(f"{path}:1: expected the line '% bbGt version=3'")
+    found = []
+    for number, line in enumerate(lines[1:], 2):
+        words = line.split()
+        if not words or words[0].startswith("%"):
+            continue
+        where = f"{path}:{number}"
+        box, ignored = _box(words, where)
+        label = source.label(words[0], where)
+        if label is not None and not ignored:
+            found.append((clip_box(box, source.size(one), where), label))
+    return boxed(found)
+
+
+def _box(words: list[str], where: str) -> tuple[tuple[float, float, float, float], bool]:
+    if len(words) not in (5, _COLUMNS):
+        raise DataError(f"{where}: {len(words)} columns, expected {_COLUMNS}: name, x, y, width, height, …")
+    try:
+        x, y, width, height, *rest = (float(word) for word in words[1:])
+    except ValueError:
+        raise DataError(f"{where}: {' '.join(words)!r:.60}: expected a name and numbers") from None
+    ignored = len(rest) > 5 and rest[5] != 0
+    return (x, y, x + width, y + height), ignored

@@ -1,0 +1,131 @@
+"""Masks: from PNG as the field stores them (indices, palettes, colours, one of four channels) to class indices."""
+
+import struct
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.card import DatasetCard
+from data.card_fields import IGNORE, Colour, Masks
+from data.encoded import decode
+from data.errors import DataError
+from data.sample import Sample
+from data.text_file import read_bytes
+
+Mask = NDArray[np.uint8]
+Pixels = NDArray[np.uint8 | np.uint16]
+_PNG = b"\x89PNG\r\n\x1a\n"
+_INDEXED = 3
+"""PNG's colour type of pictures with a palette."""
+_RESERVED = {"background": 0, "ignore": IGNORE}
+
+
+def read_mask(sample: Sample, card: DatasetCard) -> Mask:
+    """Read a sample's mask: H×W uint8 at RGB's size, 0 background, i the class ``classes[i - 1]``, 255 not judged.
+
+    Raises:
+        DataError: the sample has none, or as ``read_mask_file``.
+    """
+    if sample.mask is None or card.masks is None:
+        raise DataError(f"{card.path}: pair '{sample.id}' has no mask")
+    return read_mask_file(sample.mask, card.masks, card.classes)
+
+
+def read_mask_file(path: Path, masks: Masks, classes: Sequence[str]) -> Mask:
+    """Read one mask: H×W uint8, 0 background, i the class ``classes[i - 1]``, 255 what is not judged.
+
+    Raises:
+        DataError: the file is missing or damaged, has other channels than the card says, or a value or colour that is
+            no class.
+    """
+    pixels = _pixels(path, colours=masks.palette is not None)
+    if masks.palette is not None:
+        return _by_colour(pixels, masks.palette, classes, path)
+    return _by_index(_one_channel(pixels, masks.channel, path), masks, classes, path)
+
+
+def _pixels(path: Path, colours: bool) -> Pixels:
+    """H×W, or H×W×C in the file's order; a PNG with a palette of its own comes as its indices or its colours."""
+    raw = read_bytes(path, "the mask")
+    bits = raw[24] if raw.startswith(_PNG) and len(raw) > 25 and raw[25] == _INDEXED and not colours else None
+    image = decode(raw if bits is None else _without_palette(raw), str(path))
+    if image.dtype not in (np.uint8, np.uint16):
+        raise DataError(f"{path}: the mask is {image.dtype}, expected 8 or 16 bits")
+    if bits in (1, 2, 4):
+        image = image // (255 // (2**bits - 1))  # OpenCV spreads few bits over 0 … 255
+    return np.asarray(image)
+
+
+def _without_palette(raw: bytes) -> bytes:
+    """The PNG as a grey one, whose levels are the indices: OpenCV would look up the colours."""
+    kept, at = [_PNG], len(_PNG)
+    while at + 12 <= len(raw):
+        end = at + 12 + struct.unpack(">I", raw[at : at + 4])[0]
+        kind, chunk = raw[at + 4 : at + 8], raw[at:end]
+        if kind == b"IHDR":
+            body = kind + chunk[8:17] + b"\0" + chunk[18:21]
+            chunk = chunk[:4] + body + struct.pack(">I", zlib.crc32(body))
+        if kind not in (b"PLTE", b"tRNS", b"bKGD", b"hIST"):
+            kept.append(chunk)
+        at = end
+    return b"".join(kept)
+
+
+def _one_channel(pixels: Pixels, channel: int | None, path: Path) -> Pixels:
+    count = 1 if pixels.ndim == 2 else pixels.shape[2]
+    if channel is not None:
+        if channel >= count:
+            raise DataError(f"{path}: the mask has {count} channels, the card says masks.channel: {channel} (from 0)")
+        return pixels if pixels.ndim == 2 else pixels[:, :, channel]
+    if pixels.ndim == 2:
+        return pixels
+    first = pixels[:, :, 0]
+    if count == 3 and all(np.array_equal(first, pixels[:, :, k]) for k in (1, 2)):
+        return first
+    raise DataError(
+        f"{path}: the mask has {count} different channels: say masks.palette: {{NAME: [r, g, b], …}} where they are "
+        "colours, or masks.channel where one of them holds indices"
+    )
+
+
+def _by_index(pixels: Pixels, masks: Masks, classes: Sequence[str], path: Path) -> Mask:
+    first = 0 if masks.zero == "class" else 1
+    table = np.full(1 << (8 * pixels.dtype.itemsize), -1, np.int16)
+    table[first : first + len(classes)] = np.arange(1, len(classes) + 1)
+    if masks.zero != "class":
+        table[0] = 0 if masks.zero == "background" else IGNORE
+    if masks.ignore < len(table):
+        table[masks.ignore] = IGNORE
+    found = table[pixels]
+    if int(found.min(initial=0)) < 0:
+        row, column = np.unravel_index(int(np.argmin(found)), found.shape)
+        highest = first + len(classes) - 1
+        raise DataError(
+            f"{path}: class index {pixels[row, column]} at x {column}, y {row}; the card has {len(classes)} classes: "
+            f"0 … {highest} and {masks.ignore} (ignored) are known"
+        )
+    return found.astype(np.uint8)
+
+
+def _by_colour(pixels: Pixels, palette: Mapping[str, Colour], classes: Sequence[str], path: Path) -> Mask:
+    if pixels.ndim != 3 or pixels.shape[2] < 3 or pixels.dtype != np.uint8:
+        found = "1 channel" if pixels.ndim == 2 else f"{pixels.shape[2]} channels of {pixels.dtype}"
+        raise DataError(f"{path}: the mask has {found}, but the card says masks.palette, which needs colours of 8 bits")
+    colours = {(r << 16) | (g << 8) | b: name for name, (r, g, b) in palette.items()}
+    keys = np.array(sorted(colours))
+    known = {**{name: k for k, name in enumerate(classes, 1)}, **_RESERVED}
+    values = np.array([known[colours[key]] for key in keys.tolist()], np.uint8)
+    wide = pixels.astype(np.int32)
+    packed = (wide[:, :, 0] << 16) | (wide[:, :, 1] << 8) | wide[:, :, 2]
+    place = np.searchsorted(keys, packed).clip(max=len(keys) - 1)
+    wrong = keys[place] != packed
+    if wrong.any():
+        row, column = np.unravel_index(int(np.argmax(wrong)), wrong.shape)
+        raise DataError(
+            f"{path}: the colour {pixels[row, column, :3].tolist()} at x {column}, y {row} is not in the card's "
+            "masks.palette"
+        )
+    return np.asarray(values[place])
