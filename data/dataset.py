@@ -8,7 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from data.augment import Augmenter, AugmentSpec
+from data.augment.augmenter import Augmenter
+from data.augment.spec import AugmentSpec
 from data.card import SENSORS, DatasetCard, Sample
 from data.pairs import load_pair
 from data.prepare import Preparer
@@ -55,7 +56,10 @@ class PairDataset(Dataset[Item]):
         rgb, thermal, present = prepared.rgb, prepared.thermal, prepared.present
         if self._augmenter is not None:
             there = (bool(present[0]), bool(present[1]))
-            rgb, thermal, boxes, labels = self._augmenter(rgb, thermal, boxes, labels, seed, there)
+            changed = self._augmenter(rgb, thermal, seed, there, boxes, labels)
+            rgb, thermal, present = changed.rgb, changed.thermal, np.array(changed.present, np.float32)
+            assert changed.boxes is not None and changed.labels is not None
+            boxes, labels = changed.boxes, changed.labels
         return {
             "rgb": rgb,
             "thermal": thermal,

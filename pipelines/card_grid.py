@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from data.augment import Augmenter, AugmentSpec
+from data.augment.augmenter import Augmenter
+from data.augment.spec import AugmentSpec
 from data.card import DatasetCard, Sample
 from data.frame import Image
 from data.pairs import load_pair
@@ -52,7 +53,9 @@ def _cell(
     shown = boxes if boxes is not None else np.zeros((0, 4), np.float32)
     rgb, thermal = prepared.rgb, prepared.thermal
     if augmenter is not None:
-        rgb, thermal, shown, labels = augmenter(rgb, thermal, shown, labels, seed)
+        changed = augmenter(rgb, thermal, seed, boxes=shown, labels=labels)
+        assert changed.boxes is not None and changed.labels is not None
+        rgb, thermal, shown, labels = changed.rgb, changed.thermal, changed.boxes, changed.labels
     height = round(_TILE * rgb.shape[0] / rgb.shape[1])
     views = [
         np.asarray(cv2.resize(view, (_TILE, height), interpolation=cv2.INTER_AREA), np.uint8)

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import PrivateAttr, ValidationError
 
-from data.augment import AugmentSpec
+from data.augment.spec import AugmentSpec
 from data.errors import DataError
 from data.yaml_file import Location, describe, read_yaml
 from fusion.errors import FusionError

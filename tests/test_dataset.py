@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from data.augment import AugmentSpec
+from data.augment.spec import AugmentSpec
 from data.card import DatasetCard
 from data.dataset import PairDataset, stack, unpack
 from data.errors import DataError

@@ -7,7 +7,7 @@ import pytest
 import torch
 from lightning.fabric import Fabric
 
-from data.augment import Augmenter
+from data.augment.augmenter import Augmenter
 from data.card import DatasetCard, Split
 from data.errors import DataError
 from data.images import write_image
@@ -266,12 +266,16 @@ def test_fabric_takes_them(card):
     assert len(list(fabric.setup_dataloaders(loaders.validation(), use_distributed_sampler=False))) == 2
 
 
+def _arrays(changed):
+    return changed.rgb, changed.thermal, changed.boxes, changed.labels
+
+
 def test_an_absent_sensor_costs_nothing_and_moves_the_boxes_all_the_same(card):
     augmenter = Augmenter(recipe().augment, card.thermal_spec)
     rgb, thermal = np.full((64, 96, 3), 70, np.uint8), np.full((48, 80), 21000, np.uint16)
     boxes, labels = np.array([[10, 10, 40, 50]], np.float32), np.array([1])
-    both = augmenter(rgb, thermal, boxes, labels, 5)
+    both = _arrays(augmenter(rgb, thermal, 5, (True, True), boxes, labels))
     for present in ((True, False), (False, True)):
-        alone = augmenter(rgb, thermal, boxes, labels, 5, present)
+        alone = _arrays(augmenter(rgb, thermal, 5, present, boxes, labels))
         for there, one, other in zip((*present, True, True), both, alone, strict=True):
             assert np.array_equal(other, one if there else np.zeros_like(one)) and one.dtype == other.dtype

@@ -64,7 +64,7 @@ RECIPE = {
 @pytest.fixture(scope="module")
 def spawn():
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pipelines.train", "data.augment", "albumentations", "torchmetrics.detection"])
+    context.set_forkserver_preload(["pipelines.train", "data.augment.augmenter", "torchmetrics.detection"])
     return context
 
 

@@ -59,7 +59,7 @@ def recipe_path(tmp_path_factory):
 def spawn():
     """Run a function in a fresh process that has torch loaded already; return its exit code."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pipelines.train", "data.augment", "albumentations", "torchmetrics.detection"])
+    context.set_forkserver_preload(["pipelines.train", "data.augment.augmenter", "torchmetrics.detection"])
 
     def run(*arguments):
         process = context.Process(target=train_until, args=arguments)
