@@ -53,6 +53,19 @@ class Planck(BaseModel):
     air: tuple[float, float, float, float, float] = (0.006569, 0.01262, -0.002276, -0.00667, 1.9)
     """alpha 1, alpha 2, beta 1, beta 2, X of the air's transmission."""
 
+    @model_validator(mode="after")
+    def _is_possible(self) -> Self:
+        around = (self.reflected_celsius, self.atmospheric_celsius, self.window_celsius)
+        if not all(-KELVIN < t < 5000 for t in around):  # false for NaN too
+            raise ValueError(f"temperatures {around} °C of surroundings, air and window are not possible")
+        with np.errstate(all="ignore"):
+            transmission, counts = self.air_transmission(), [self.counts(t) for t in around]
+        if not 0.01 <= transmission <= 1.5:
+            raise ValueError(f"the air over {self.distance_m:g} m lets {transmission:g} of the radiation through")
+        if not np.isfinite(counts).all():
+            raise ValueError(f"the curve gives counts {counts} at temperatures {around} °C")
+        return self
+
     def counts(self, celsius: float) -> float:
         """Raw count of a black body at that temperature, seen without air or window."""
         return float(self.r1 / (self.r2 * (np.exp(self.b / (celsius + KELVIN)) - self.f)) - self.o)

@@ -1,7 +1,14 @@
+import struct
+import tracemalloc
+import zlib
+
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from data.encoded import decode
 from data.errors import DataError
 from data.images import encode_image, read_header, read_rgb, read_thermal, write_image
 from data.thermal import ThermalSpec
@@ -115,9 +122,139 @@ def test_other_files_are_one_line(tmp_path, content, text, capfd):
 
 def test_limits_hold_before_anything_is_decoded(tmp_path, monkeypatch):
     write_image(tmp_path / "a.png", colourful())
-    monkeypatch.setattr("data.images.MAX_PIXELS", 48 * 64 - 1)
+    monkeypatch.setattr("data.encoded.MAX_PIXELS", 48 * 64 - 1)
     with pytest.raises(DataError, match="64×48 is more than"):
         read_rgb(tmp_path / "a.png")
     monkeypatch.setattr("data.images.MAX_BYTES", 100)
     with pytest.raises(DataError, match="MiB that are read"):
         read_rgb(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+def test_one_channel_of_four_is_chosen_by_the_spec(tmp_path, suffix):
+    """MFNet: red, green, blue and thermal in one PNG."""
+    thermal = np.arange(48 * 64, dtype=np.uint16).reshape(48, 64).astype(np.uint8)
+    cv2.imwrite(str(tmp_path / f"a{suffix}"), np.dstack([colourful()[..., ::-1], thermal]))
+    path = tmp_path / f"a{suffix}"
+    assert np.array_equal(read_rgb(path), colourful())
+    for channel, expected in (*enumerate(np.moveaxis(colourful(), 2, 0)), (3, thermal)):
+        assert np.array_equal(read_thermal(path, ThermalSpec(unit="intensity8", channel=channel)), expected)
+    with pytest.raises(DataError, match=r"thermal has 4 different channels; say which .* thermal_spec\.channel: 3"):
+        read_thermal(path, GREY)
+
+
+def test_a_channel_that_is_not_there(tmp_path):
+    write_image(tmp_path / "a.png", colourful())
+    with pytest.raises(DataError, match=r"thermal_spec\.channel is 3, but the file has 3 \(0 … 2\)"):
+        read_thermal(tmp_path / "a.png", ThermalSpec(unit="intensity8", channel=3))
+
+
+def test_equal_channels_of_any_depth_and_an_opaque_fourth_are_one(tmp_path):
+    counts = np.arange(20000, 20600, dtype=np.uint16).reshape(20, 30)
+    write_image(tmp_path / "a.png", np.dstack([counts] * 3))
+    assert np.array_equal(read_thermal(tmp_path / "a.png", COUNTS), counts)
+    grey = colourful()[..., 0]
+    cv2.imwrite(str(tmp_path / "b.png"), np.dstack([grey] * 3 + [np.full_like(grey, 255)]))
+    assert np.array_equal(read_thermal(tmp_path / "b.png", GREY), grey)
+
+
+@pytest.mark.parametrize("dtype", ["<f4", "<f8", ">f4", "<f2"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_celsius_in_an_npy_file(tmp_path, dtype, order):
+    celsius = np.linspace(-20, 60, 600).reshape(20, 30).astype(dtype, order=order)
+    np.save(tmp_path / "a.npy", celsius)
+    read = read_thermal(tmp_path / "a.npy", CELSIUS)
+    assert read.dtype == np.float32 and read.flags.c_contiguous
+    np.testing.assert_allclose(read, celsius, atol=1e-6)
+    header = read_header(tmp_path / "a.npy")
+    assert (header.size, header.channels) == ((20, 30), 1)
+
+
+def test_tenths_of_kelvin_in_png_tiff_and_npy(tmp_path):
+    kelvin = np.arange(2700, 3300, dtype=np.uint16).reshape(20, 30)
+    write_image(tmp_path / "a.png", kelvin)
+    write_image(tmp_path / "a.tiff", kelvin)
+    np.save(tmp_path / "a.npy", kelvin)
+    for suffix in ("png", "tiff", "npy"):
+        read = read_thermal(tmp_path / f"a.{suffix}", ThermalSpec(unit="celsius", stored="decikelvin"))
+        np.testing.assert_allclose(read, kelvin / 10 - 273.15, atol=1e-4)
+
+
+def tiff_of(width, height):
+    """A little TIFF header that promises a picture of that size."""
+    tags = [(256, 4, width), (257, 4, height), (258, 3, 16), (273, 4, 8), (277, 3, 1), (279, 4, 100)]
+    entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+    return b"II*\x00" + struct.pack("<IH", 8, len(tags)) + entries + bytes(200)
+
+
+def png_of(width, height):
+    body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 16, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
+
+
+def npy_of(shape, dtype="<f4"):
+    text = repr({"descr": dtype, "fortran_order": False, "shape": shape}).encode()
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + bytes(64)
+
+
+ABSURD = {
+    "png": (png_of(100_000, 100_000), "100000×100000 is more than 128 megapixels"),
+    "tiff": (tiff_of(100_000, 100_000), "100000×100000 is more than"),
+    "bmp": (b"BM" + bytes(12) + struct.pack("<IiiHHI", 40, 100_000, -100_000, 1, 24, 0) + bytes(90), "is more than"),
+    "npy": (npy_of((100_000, 100_000)), "is more than"),
+    "jpg": (b"\xff\xd8\xff\xc0\x00\x11\x08\xff\xff\xff\xff\x03" + bytes(30), "65535×65535 is more than"),
+    "few bytes": (npy_of((100, 100)), "truncated or damaged"),
+    "cut tiff": (tiff_of(100, 100)[:90], "truncated or damaged"),
+    "strips outside": (tiff_of(100, 100)[:100], "truncated or damaged"),
+    "no height": (png_of(100, 0), "truncated or damaged"),
+    "objects": (npy_of((2, 2), "|O"), "truncated or damaged"),
+    "negative": (npy_of((-2, 2)), "truncated or damaged"),
+    "four dimensions": (npy_of((1, 1, 1, 1)), "truncated or damaged"),
+    "ppm": (b"P6 30000 30000 255\n" + bytes(50), "not a picture that can be read"),
+    "deep": (b"\x93NUMPY\x01\x00" + struct.pack("<H", 9000) + b"(" * 9000, "truncated or damaged"),
+}
+
+
+@pytest.mark.parametrize("name", ABSURD)
+def test_absurd_headers_cost_one_line_and_no_memory(tmp_path, name):
+    raw, says = ABSURD[name]
+    (tmp_path / "a.png").write_bytes(raw)
+    tracemalloc.start()
+    for read in (read_rgb, lambda path: read_thermal(path, COUNTS)):
+        with pytest.raises(DataError, match=rf"a\.png: .*{says}") as caught:
+            read(tmp_path / "a.png")
+        assert "\n" not in str(caught.value)
+    assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    tracemalloc.stop()
+
+
+def test_an_array_of_objects_is_never_unpickled(tmp_path):
+    np.save(tmp_path / "a.npy", np.array([[print, 1], [2, 3]], object), allow_pickle=True)
+    with pytest.raises(DataError, match=r"a\.npy: the file is truncated or damaged"):
+        read_thermal(tmp_path / "a.npy", CELSIUS)
+
+
+KINDS = {
+    suffix: encode_image(suffix, np.arange(600, dtype=np.uint16).reshape(20, 30).astype(np.uint8))
+    for suffix in (".png", ".jpg", ".tiff", ".bmp")
+} | {".npy": npy_of((4, 4), "|u1")}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(sorted(KINDS)),
+    st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=5),
+    st.floats(0, 1),
+    st.binary(max_size=60),
+)
+def test_broken_bytes_are_read_or_refused(kind, changes, kept, random):
+    raw = bytearray(KINDS[kind])
+    for place, value in changes:
+        raw[int(place * (len(raw) - 1))] = value
+    for one in (bytes(raw), bytes(raw[: int(kept * len(raw))]), KINDS[kind][:12] + random, random):
+        try:
+            image = decode(one, "a.png")
+        except DataError as error:
+            assert str(error).startswith("a.png: ") and "\n" not in str(error)
+        else:
+            assert image.ndim in (2, 3)

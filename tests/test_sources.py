@@ -8,7 +8,8 @@ import pytest
 
 from data.errors import DataError
 from data.frame import Frame
-from data.thermal import ThermalSpec
+from data.images import read_thermal, write_image
+from data.thermal import Planck, ThermalSpec
 from pipelines.live.capture import Capture, NoFrameYetError, stop_all
 from pipelines.live.sources import ScriptedSource, kind_of, open_sources
 
@@ -310,3 +311,17 @@ def test_no_thread_stays_behind():
     assert threading.active_count() > before
     assert stop_all(captures) == []
     assert threading.active_count() == before
+
+
+def test_video_of_counts_becomes_celsius_as_files_do(tmp_path):
+    planck = Planck(r1=17368.8, r2=0.0188158, b=1442.4, f=1, o=-1550)
+    frames = [(4000 + image // 8).astype(np.uint16) for image in counts(2)]
+    path = write_video(tmp_path / "t.mkv", frames, "gray16le")
+    for given in ({"planck": planck}, {"stored": "decikelvin"}):
+        spec = ThermalSpec(unit="celsius", **given)
+        read = read_all(open_one(path, spec=spec))
+        for frame, stored in zip(read, frames, strict=True):
+            assert frame.image.dtype == np.float32
+            assert np.array_equal(frame.image, spec.convert(stored, "frame"))
+    write_image(tmp_path / "1.png", frames[0])
+    assert np.array_equal(read_thermal(tmp_path / "1.png", spec), read[0].image)

@@ -73,3 +73,74 @@ def test_planck_inverts_the_radiometric_curve():
 def test_counts_outside_the_curve_are_not_a_number():
     planck = Planck(r1=14906.216, r2=0.010956882, b=1396.5, f=1.0, o=-7261.0)
     assert np.isnan(counts_to_celsius(np.zeros((1, 1), np.uint16), planck)).all()
+
+
+THERMIMAGE = Planck(r1=21106.77, b=1501, f=1, o=-7340, r2=0.012545258, emissivity=0.95, distance_m=1)
+"""Constants of the camera in the examples that the R package Thermimage publishes, version 4.1."""
+
+
+def test_planck_agrees_with_published_figures():
+    """README of Thermimage: templookup of three counts, temp2raw(23) and raw2temp behind a window."""
+    seen = counts_to_celsius(np.array([17172, 18273, 24932], np.uint16), THERMIMAGE)
+    np.testing.assert_allclose(seen, [18.30964, 24.77935, 57.07821], atol=2e-5)
+    assert THERMIMAGE.counts(23) == pytest.approx(17994.06, abs=0.005)
+    window = THERMIMAGE.model_copy(update={"window_transmission": 0.96})
+    assert counts_to_celsius(np.array(17994.06), window) == pytest.approx(23.31223, abs=1e-5)
+    heron = counts_to_celsius(np.array([18090, 18074, 18064, 18061, 18081], np.uint16), THERMIMAGE)
+    np.testing.assert_array_equal(np.round(heron, 1), np.float32([23.7, 23.6, 23.6, 23.6, 23.7]))
+
+
+@pytest.mark.parametrize(
+    ("given", "raw", "celsius"),
+    [
+        ({"stored": "decikelvin"}, np.uint16([2732, 2982, 3532]), [0.05, 25.05, 80.05]),
+        ({"stored": "centikelvin"}, np.uint16([27315, 29820]), [0, 25.05]),
+        ({"scale": 0.04, "offset": -273.15}, np.uint16([6828, 7500]), [-0.03, 26.85]),
+        ({"stored": "linear", "scale": 0.1}, np.int16([-55, 250]), [-5.5, 25]),
+        ({"scale": 1.0, "offset": -273.15}, np.float32([300, 0]), [26.85, -1000]),
+        ({"stored": "decikelvin"}, np.uint16([0, 3000]), [-1000, 26.85]),
+        ({}, np.float64([12.5, -3]), [12.5, -3]),
+        ({"planck": THERMIMAGE}, np.uint16([18273]), [24.77935]),
+    ],
+)
+def test_what_is_stored_becomes_celsius(given, raw, celsius):
+    spec = ThermalSpec(unit="celsius", **given)
+    assert ThermalSpec.model_validate_json(spec.model_dump_json()) == spec
+    image = spec.convert(raw[None], "a.png")
+    assert image.dtype == np.float32
+    np.testing.assert_allclose(image[0], celsius, atol=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"unit": "counts16", "stored": "decikelvin"}, "stored: decikelvin becomes degrees, so unit must be celsius"),
+        ({"unit": "intensity8", "stored": "radiometric"}, "unit must be celsius or counts16"),
+        ({"unit": "celsius", "stored": "planck"}, "needs planck"),
+        ({"unit": "celsius", "stored": "linear"}, "scale .* go together"),
+        ({"unit": "celsius", "offset": 1.0}, "go together"),
+        ({"unit": "celsius", "stored": "decikelvin", "scale": 2.0}, "go together"),
+        ({"unit": "counts16", "blank": [[5, 5, 5, 9]]}, "is empty"),
+        ({"unit": "counts16", "stored": "kelvin"}, "decikelvin"),
+    ],
+)
+def test_a_spec_that_contradicts_itself_is_refused(given, says):
+    with pytest.raises(ValueError, match=says):
+        ThermalSpec(**given)
+
+
+def test_other_numbers_than_the_spec_converts_are_refused():
+    with pytest.raises(DataError, match=r"^a\.png: thermal is float32 .* stored: planck means one channel"):
+        ThermalSpec(unit="celsius", planck=THERMIMAGE).convert(np.zeros((2, 2), np.float32), "a.png")
+    with pytest.raises(DataError, match=r"^a\.png: thermal is uint16, but unit 'celsius'"):
+        ThermalSpec(unit="celsius").convert(np.zeros((2, 2), np.uint16), "a.png")
+
+
+def test_blank_parts_become_invalid_and_no_valid_pixel_does():
+    spec = ThermalSpec(unit="intensity8", blank=[(0, 0, 2, 1), (1, 2, 9, 3)])
+    frame = np.uint8([[5, 6, 7], [0, 1, 2], [3, 4, 5]])
+    image = spec.convert(frame, "a.png")
+    assert image.tolist() == [[0, 0, 7], [1, 1, 2], [3, 0, 0]] and frame[0, 0] == 5
+    assert spec.dead(image).sum() == 4 and spec.separate(image) is image
+    with pytest.raises(DataError, match=r"blank \[1, 2, 9, 3\] lies outside the frame of 3×2"):
+        spec.convert(frame[:2], "a.png")
