@@ -19,6 +19,7 @@ from data.synthetic.dataset import write_dataset
 from data.synthetic.render import find_truth, render_celsius, render_rgb
 from data.synthetic.settings import SETTINGS
 from data.synthetic.site import CONDITIONS, REGIMES, Weather, make_site
+from data.synthetic.surface import ROAD_STATES, make_surface, share_out, state_of
 from data.synthetic.things import CLASSES, Thing
 from data.synthetic.video import write_video
 from data.thermal import ThermalSpec
@@ -58,7 +59,7 @@ def test_every_pair_has_scene_mask_and_truth(card):
             known = truth[sample.id]
             assert sample.scene in CONDITIONS
             assert max(map(abs, known["shift_rgb_px"])) <= 2
-            mask = cv2.imread(str(sample.mask), cv2.IMREAD_UNCHANGED)
+            mask = cv2.imread(str(card.folder / "masks" / f"{sample.id}.png"), cv2.IMREAD_UNCHANGED)
             for name, (x1, y1, x2, y2) in zip(known["labels"], known["boxes"], strict=True):
                 inside = mask[int(y1) : int(y2), int(x1) : int(x2)]
                 assert (inside == 1 + CLASSES.index(name)).mean() > 0.15
@@ -107,7 +108,10 @@ def test_the_default_setting_is_what_is_written_when_nothing_is_asked_for(settin
     write_dataset(tmp_path, {"train": 10, "unlabelled": 10}, 1, (64, 96), (48, 80))
     assert everything(tmp_path) == everything(settings["default"].folder)
     # Of 2026-11-21, before there were settings; pictures are another platform's codec's business.
-    digest = hashlib.sha256((tmp_path / "truth.json").read_bytes() + (tmp_path / "scenes.json").read_bytes())
+    truths = json.loads((tmp_path / "truth.json").read_text())
+    for truth in truths.values():
+        assert truth.pop("image_label") in CLASSES  # which came later
+    digest = hashlib.sha256(json.dumps(truths).encode() + (tmp_path / "scenes.json").read_bytes())
     assert digest.hexdigest()[:16] == "794ad5e0da893c84"
 
 
@@ -131,6 +135,69 @@ def noise_by_night(card):
 def test_unlabelled_pairs_of_the_hard_setting_are_of_the_train_sites_kind():
     train, unlabelled = (SETTINGS["hard"].regimes[name] for name in ("train", "unlabelled"))
     assert dataclasses.replace(unlabelled, sites=train.sites) == train and unlabelled.sites > train.sites
+
+
+def test_every_labelled_pair_says_what_stands_nearest(card):
+    truth = json.loads((card.folder / "truth.json").read_text(encoding="utf-8"))
+    assert card.image_classes == CLASSES and set(card.tasks()) == {"detect", "segment", "classify"}
+    for split in ("train", "val", "test"):
+        for sample in card.samples(split):
+            lowest = sample.boxes[:, 3].argmax()
+            assert sample.image_label == sample.labels[lowest]
+            assert truth[sample.id]["image_label"] == CLASSES[sample.image_label]
+    assert all(sample.image_label is None for sample in card.samples("unlabelled"))
+
+
+@pytest.fixture(scope="module")
+def road(tmp_path_factory):
+    pairs = {"train": 20, "val": 8, "test": 12, "unlabelled": 4}
+    out = tmp_path_factory.mktemp("road")
+    return DatasetCard.load(write_dataset(out, pairs, 1, (64, 96), (48, 80), setting="road"))
+
+
+def test_every_split_has_every_state_of_the_road_equally_often(road):
+    truth = json.loads((road.folder / "truth.json").read_text(encoding="utf-8"))
+    assert road.image_classes == ROAD_STATES and check_card(road).errors == []
+    for split, count in (("train", 5), ("val", 2), ("test", 3)):
+        labels = [sample.image_label for sample in road.samples(split)]
+        assert [labels.count(k) for k in range(4)] == [count] * 4
+        assert all(truth[s.id]["image_label"] == ROAD_STATES[s.image_label] for s in road.samples(split))
+
+
+def test_two_pictures_of_five_of_every_state_show_the_other_half_too():
+    surfaces = share_out(np.random.default_rng(0), 40)
+    for state in ROAD_STATES:
+        of_state = [surface for surface in surfaces if state_of(surface) == state]
+        telling = sum(surface.rime or surface.pools for surface in of_state)
+        assert (len(of_state), telling) == (10, 0 if state == "dry" else 4)
+        assert not any(surface.rime > surface.cold or surface.pools > surface.wet for surface in of_state)
+
+
+def road_pictures(state, condition, telling=False):
+    """Light and degrees of the lower half of an empty place whose road is in a state."""
+    weather = dataclasses.replace(WEATHERS[condition], surface=make_surface(state, telling, 3))
+    grid = Grid(160, 192, 8)
+    place = make_background(make_site(np.random.default_rng(1), REGIMES["train"]), weather, grid)
+    light, celsius = render_rgb([], place, weather, grid), render_celsius([], place, weather, grid)
+    return 255 * light[100:], celsius[100:]
+
+
+@pytest.mark.parametrize("condition", CONDITIONS)
+def test_each_sensor_sees_one_half_of_the_roads_state(condition):
+    """Without a telling sign what the other half is leaves no trace at all."""
+    seen = {state: road_pictures(state, condition) for state in ROAD_STATES}
+    for one, other in (("dry", "frost"), ("wet", "black-ice")):
+        assert np.array_equal(seen[one][0], seen[other][0])
+        assert np.mean(seen[one][1] - seen[other][1]) > 1, "of the road 5 °C, in the mean over the ground beside it"
+    for one, other in (("dry", "wet"), ("frost", "black-ice")):
+        assert np.array_equal(seen[one][1], seen[other][1])
+        assert np.abs(seen[one][0] - seen[other][0]).mean() > (1 if condition == "night" else 5)
+
+
+def test_a_telling_sign_shows_the_half_to_the_other_sensor():
+    plain, telling = road_pictures("black-ice", "day"), road_pictures("black-ice", "day", telling=True)
+    assert np.abs(plain[0] - telling[0]).max() > 40 and np.ptp(plain[1] - telling[1]) > 3
+    assert np.array_equal(road_pictures("dry", "day")[0], road_pictures("dry", "day", telling=True)[0])
 
 
 WEATHERS = {name: Weather(name, 8.0, 0.08 if name == "night" else 0.9, (0.1, 0.2), 2.0) for name in CONDITIONS}
@@ -221,6 +288,14 @@ def test_the_rig_lays_thermal_onto_rgb(tmp_path):
             assert inside > outside + 100
             checked += 1
     assert checked > 5
+
+
+def test_a_recording_of_the_road_goes_through_its_states_by_day_and_by_night(tmp_path):
+    folder = write_video(tmp_path, 1.6, seed=2, rgb_size=(64, 96), thermal_size=(48, 80), rgb_fps=10, setting="road")
+    truth = json.loads((folder / "truth.json").read_text(encoding="utf-8"))
+    assert truth["image_classes"] == list(ROAD_STATES)
+    acts = dict.fromkeys((frame["scene"], frame["image_label"]) for frame in truth["frames"])
+    assert list(acts) == [(scene, state) for scene in ("day", "night") for state in ROAD_STATES]
 
 
 def test_things_move_smoothly(tmp_path):

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.synthetic.site import Site, Weather
+from data.synthetic.surface import colour_of, warmth_of
 
 Field = NDArray[np.float32]
 
@@ -149,9 +150,13 @@ def _ground(rng: np.random.Generator, site: Site, weather: Weather, canvas: _Can
     line = np.clip(1.5 - np.abs(aside - 0.93) / 0.025, 0, 1)
     dash = np.clip(1.5 - np.abs(aside) / 0.025, 0, 1) * (np.sin(9 / (depth + 0.12)) > 0)
     paint = 0.75 * np.maximum(line, dash)
-    surface = base + (tar + (0.8 - tar) * paint[:, :, None] - base) * road[:, :, None]
+    marked, warm = tar + (0.8 - tar) * paint[:, :, None], 0.75 * weather.sun_heat - 0.5 * paint
+    if weather.surface is not None:
+        marked = colour_of(weather.surface, marked, depth, weather.condition == "night", weather.light)
+        warm = warmth_of(weather.surface, warm)
+    surface = base + (marked - base) * road[:, :, None]
     canvas.colour[below] = (surface * weather.light)[below]
-    canvas.celsius[below] = (heat + (0.75 * weather.sun_heat - 0.5 * paint) * road)[below]
+    canvas.celsius[below] = (heat + warm * road)[below]
 
 
 def _veil(weather: Weather, grid: Grid, x: Field, y: Field) -> Field | None:

@@ -1,14 +1,16 @@
-"""Writes a synthetic data set: pairs, boxes, masks, scene labels, what is really there, and the card."""
+"""Writes a synthetic data set: pairs, boxes, masks, classes of pictures, scenes, what is really there, and the card."""
 
+import csv
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data.card import DatasetCard, Labels, Split
+from data.card import DatasetCard
+from data.card_fields import ImageLabels, Labels, Masks, Split
 from data.errors import DataError
 from data.images import write_image
 from data.synthetic.background import Grid, make_background
@@ -16,9 +18,12 @@ from data.synthetic.camera import expose_rgb, expose_thermal, make_pattern, view
 from data.synthetic.render import Truth, find_truth, render_celsius, render_rgb
 from data.synthetic.settings import SETTINGS, Setting
 from data.synthetic.site import CONDITIONS, REGIMES, Site, Weather, make_site, make_weather
+from data.synthetic.surface import share_out, state_of
 from data.synthetic.things import CLASSES
 from data.synthetic.world import populate
 from data.thermal import ThermalSpec
+
+_IMAGE_LABELS = "image_labels.csv"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +36,11 @@ class Shot:
     weather: Weather
     offset: float
     seed: int
+
+    def image_class(self, truth: Truth) -> str | None:
+        """Class of the whole picture: the state of the road where it has one, else the nearest thing."""
+        surface = self.weather.surface
+        return truth.nearest if surface is None else state_of(surface)
 
 
 def write_dataset(
@@ -76,6 +86,7 @@ def write_dataset(
             "shift_rgb_px": list(shift),
             "boxes": truth.boxes.tolist(),
             "labels": [CLASSES[k] for k in truth.labels],
+            "image_label": shot.image_class(truth),
         }
         if shot.split != "unlabelled":
             _label(shot, truth, rgb_size, images, annotations)
@@ -83,8 +94,9 @@ def write_dataset(
     coco = {"images": images, "annotations": annotations, "categories": categories}
     for name, content in (("boxes.json", coco), ("scenes.json", scenes), ("truth.json", truths)):
         (out / name).write_text(json.dumps(content), encoding="utf-8")
+    _write_image_labels(out / _IMAGE_LABELS, truths)
     name = "synthetic" if setting == "default" else f"synthetic-{setting}"
-    return _write_card(out, name, pairs, list(scenes), rgb_size, thermal_size)
+    return _write_card(out, name, pairs, list(scenes), rgb_size, thermal_size, chosen.image_classes)
 
 
 def _shots(pairs: Mapping[str, int], seed: int, setting: Setting) -> Iterator[Shot]:
@@ -95,10 +107,13 @@ def _shots(pairs: Mapping[str, int], seed: int, setting: Setting) -> Iterator[Sh
         edges = np.cumsum(regime.mix) * count  # exact shares, so that a small set has all conditions
         order = rng.permutation(count)
         drift = np.cumsum(rng.normal(0, 90, count))
+        roads = share_out(np.random.default_rng([seed, list(REGIMES).index(split), 1]), count) if setting.road else None
         for number in range(count):
             site = sites[number * len(sites) // count]
             condition = CONDITIONS[min(int(np.searchsorted(edges, order[number], side="right")), 2)]
             weather = make_weather(rng, regime, condition)
+            if roads is not None:
+                weather = replace(weather, surface=roads[number])
             yield Shot(
                 f"{split}_{number:05d}", split, site, weather, site.offset + float(drift[number]),
                 int(rng.integers(2**31)),
@@ -149,6 +164,18 @@ def _label(
         })  # fmt: skip
 
 
+def _write_image_labels(path: Path, truths: Mapping[str, Mapping[str, Any]]) -> None:
+    """A table of the classes of pictures; nobody has labelled the unlabelled."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("id", "label"))
+        writer.writerows(
+            (one, truth["image_label"])
+            for one, truth in truths.items()
+            if truth["image_label"] is not None and not one.startswith("unlabelled_")
+        )
+
+
 def _write_card(
     out: Path,
     name: str,
@@ -156,6 +183,7 @@ def _write_card(
     ids: list[str],
     rgb_size: tuple[int, int],
     thermal_size: tuple[int, int],
+    image_classes: tuple[str, ...],
 ) -> Path:
     splits = {split: Split(coco=split) for split in pairs if split != "unlabelled"}
     if "unlabelled" in pairs:
@@ -174,7 +202,9 @@ def _write_card(
         thermal_spec=ThermalSpec(unit="counts16"),
         splits=splits,
         scenes="scenes.json",
-        masks="masks/{id}.png",
+        masks=Masks(path="masks/{id}.png"),
+        image_classes=image_classes,
+        image_labels=ImageLabels(format="csv", path=_IMAGE_LABELS),
     )
     card.save(out / "card.yaml")
     return card.path

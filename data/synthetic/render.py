@@ -26,6 +26,11 @@ class Truth:
     mask: NDArray[np.uint8]
     """H×W: 0 background, 1 + index into CLASSES."""
 
+    @property
+    def nearest(self) -> str | None:
+        """Kind of the labelled thing that stands nearest to the camera; None where none is to be seen."""
+        return CLASSES[self.labels[self.boxes[:, 3].argmax()]] if len(self.labels) else None
+
 
 def _patches(
     things: Sequence[Thing], weather: Weather, grid: Grid, coloured: bool = False

@@ -70,6 +70,20 @@ class Site:
 
 
 @dataclass(frozen=True, slots=True)
+class Surface:
+    """State of a road, and what shows of it beyond its half: RGB sees water, thermal sees cold."""
+
+    wet: bool
+    cold: bool
+    rime: bool
+    """Of a cold road: white patches, so that RGB sees the cold."""
+    pools: bool
+    """Of a wet road: cool patches, so that thermal sees the water."""
+    seed: int
+    """Of the patches."""
+
+
+@dataclass(frozen=True, slots=True)
 class Weather:
     """State of one site at one moment."""
 
@@ -82,6 +96,8 @@ class Weather:
     """Where glare comes from: fractions of width and height."""
     sun_heat: float
     """How much warmer asphalt is than air, in °C."""
+    surface: Surface | None = None
+    """Of the road; None: dry and mild."""
 
 
 def make_site(rng: np.random.Generator, regime: Regime) -> Site:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,19 @@ from data.rig import Rig
 from data.synthetic.background import Background, Grid, make_background
 from data.synthetic.camera import ThermalPattern, expose_rgb, expose_thermal, make_pattern, view_matrix
 from data.synthetic.render import find_truth, render_celsius, render_rgb
-from data.synthetic.site import CONDITIONS, REGIMES, Site, Weather, make_site, make_weather
+from data.synthetic.settings import SETTINGS, Setting
+from data.synthetic.site import CONDITIONS, Site, Weather, make_site, make_weather
+from data.synthetic.surface import ROAD_STATES, make_surface, state_of
 from data.synthetic.things import CLASSES, Thing
 from data.synthetic.world import Mover, populate
 
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """One place through day, night and glare, an equal time each, with things that move on steadily."""
+    """One place through several acts of an equal time each, with things that move on steadily.
+
+    The acts are day, night and glare; of a road with states, each state by day and then each by night.
+    """
 
     grid: Grid
     site: Site
@@ -50,6 +55,7 @@ def write_video(
     thermal_fps: int = 25,
     offset_ms: float = 80.0,
     misaligned: bool = True,
+    setting: str = "default",
 ) -> Path:
     """Write rgb.mp4, thermal.mkv, rig.yaml and truth.json into the folder ``out`` and return it.
 
@@ -66,10 +72,12 @@ def write_video(
         thermal_fps: Frames per second, FFV1 gray16le.
         offset_ms: True time minus thermal time stamp.
         misaligned: Whether the thermal camera is turned, shifted and sees more, as the rig's homography says.
+        setting: One of data.synthetic.settings.SETTINGS.
     """
+    chosen = SETTINGS[setting]
     out.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng([seed, 99])
-    story = _story(rng, seconds, rgb_size)
+    story = _story(rng, seconds, rgb_size, chosen)
     pattern = make_pattern(rng, thermal_size)
     view, rig = _mount(rng, story.grid, thermal_size, offset_ms, misaligned)
     rig.save(out / "rig.yaml")
@@ -86,6 +94,7 @@ def write_video(
     )  # fmt: skip
     truth = {
         "classes": list(CLASSES),
+        "image_classes": list(chosen.image_classes),
         "time_offset_ms": offset_ms,
         "frames": [_frame_truth(story, k, time, thermal_times) for k, time in enumerate(rgb_times)],
     }
@@ -93,11 +102,17 @@ def write_video(
     return out
 
 
-def _story(rng: np.random.Generator, seconds: float, rgb_size: tuple[int, int]) -> Story:
-    regime = REGIMES["test"]
+def _story(rng: np.random.Generator, seconds: float, rgb_size: tuple[int, int], setting: Setting) -> Story:
+    regime = setting.regimes["test"]
     site = make_site(rng, regime)
     grid = Grid(rgb_size[0], rgb_size[1], margin=round(0.12 * rgb_size[0]))
     weathers = [make_weather(rng, regime, condition) for condition in CONDITIONS]
+    if setting.road:
+        weathers = [
+            replace(weather, surface=make_surface(state, telling=False, seed=number))
+            for weather in weathers[:2]
+            for number, state in enumerate(ROAD_STATES)
+        ]
     acts = [(weather, make_background(site, weather, grid)) for weather in weathers]
     return Story(grid, site, seconds, populate(rng, site, grid.width / grid.height), acts)
 
@@ -141,6 +156,7 @@ def _frame_truth(story: Story, number: int, time: float, thermal_times: list[flo
         "thermal_index": int(np.argmin(np.abs(np.array(thermal_times) - time))),
         "boxes": truth.boxes.tolist(),
         "labels": truth.labels.tolist(),
+        "image_label": truth.nearest if weather.surface is None else state_of(weather.surface),
     }
 
 

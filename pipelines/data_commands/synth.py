@@ -11,6 +11,7 @@ from pipelines.data_commands.numbers import seed
 _SETTINGS = {
     "default": "train=240,val=60,test=60,unlabelled=120 in all kinds of light",
     "hard": "train=48,val=60,test=96,unlabelled=400, mostly night and glare, RGB noisier: to compare recipes",
+    "road": "train=480,val=80,test=240,unlabelled=120, the road dry, wet, under frost or black ice: to classify",
 }
 """Setting → what it is; as data.synthetic.settings, which the command line does not load."""
 _SMALLEST, _LARGEST = 32, 8192
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     with atomic_folder(args.out, marker="truth.json") as folder:
         write_dataset(folder, args.pairs, args.seed, *sizes, setting=args.setting)
         if args.video > 0:
-            write_video(folder / "video", args.video, args.seed, *sizes)
+            write_video(folder / "video", args.video, args.seed, *sizes, setting=args.setting)
     answer = {"card": str(args.out / "card.yaml"), "video": str(args.out / "video") if args.video > 0 else None}
     if args.json:
         print(json.dumps(answer, indent=1))
