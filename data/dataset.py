@@ -1,6 +1,6 @@
 """Pairs of a card as training samples and batches."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,15 +10,23 @@ from torch.utils.data import Dataset
 
 from data.augment.augmenter import Augmenter
 from data.augment.spec import AugmentSpec
-from data.card import SENSORS, DatasetCard, Sample
-from data.pairs import load_pair
-from data.prepare import Preparer
+from data.card import DatasetCard
+from data.card_fields import IGNORE
+from data.pairs import Truth, load_pair
+from data.prepare import Prepared, Preparer
+from data.sample import SENSORS, Sample
 
 Item = dict[str, Any]
 Stacked = dict[str, Any]
 Batch = dict[str, Any]
-_SMALL = ("present", "index", "seed")
+_SMALL = ("present", "index", "seed", "label")
 _LISTS = ("boxes", "labels")
+_UNKNOWN: dict[str, Callable[[tuple[int, int]], Truth]] = {
+    "detect": lambda _: {"boxes": np.zeros((0, 4), np.float32), "labels": np.zeros(0, np.int64)},
+    "segment": lambda size: {"mask": np.full(size, IGNORE, np.uint8)},
+    "classify": lambda _: {"label": np.array(-1, np.int64)},
+}
+"""Task → what stands for the truth of a pair that nobody labelled, so that it stacks with others."""
 
 
 class PairDataset(Dataset[Item]):
@@ -30,10 +38,13 @@ class PairDataset(Dataset[Item]):
         samples: Sequence[Sample],
         augment: AugmentSpec | None = None,
         sensors: Sequence[str] = SENSORS,
+        task: str | None = "detect",
     ) -> None:
-        """Take samples of ``card``; only ``sensors`` are read."""
+        """Take samples of ``card``; only ``sensors`` and the labels of ``task`` are read (None: no labels)."""
         self.samples = list(samples)
         self.sensors = tuple(sensors)
+        self.task = task
+        self._card = card
         self._preparer = Preparer(card.inputs(), card.load_rig())
         self._augmenter = None if augment is None else Augmenter(augment, card.thermal_spec)
 
@@ -45,54 +56,54 @@ class PairDataset(Dataset[Item]):
 
         Returns:
             rgb: Hr×Wr×3 uint8. thermal: Ht×Wt of the spec's dtype; at RGB's size when augmented. A sensor that is not
-            there is zeros. present: float32 [2]. boxes: float32 [N,4] x1, y1, x2, y2 in pixels of ``rgb``. labels:
-            int64 [N]; both are empty where nobody labelled the pair. id, index, seed.
+            there is zeros. present: float32 [2]. id, index, seed. For detect boxes: float32 [N,4] x1, y1, x2, y2 in
+            pixels of ``rgb``, labels: int64 [N]; both are empty where nobody labelled the pair. For segment mask: uint8
+            [Hr,Wr], 255 outside of the picture and where nobody labelled it. For classify label: int64 [], −1 where
+            nobody said.
         """
         index, seed = key
         sample = self.samples[index]
-        prepared, boxes = load_pair(sample, self._preparer, self.sensors)
-        labels = np.zeros(0, np.int64) if sample.labels is None else sample.labels
-        boxes = np.zeros((0, 4), np.float32) if boxes is None else boxes
-        rgb, thermal, present = prepared.rgb, prepared.thermal, prepared.present
+        prepared, truth = load_pair(sample, self._preparer, self.sensors, self.task, self._card)
+        if self.task is not None and not truth:
+            truth = _UNKNOWN[self.task](self._preparer.inputs.rgb_size)
+        item = {"rgb": prepared.rgb, "thermal": prepared.thermal, "present": prepared.present, **truth}
         if self._augmenter is not None:
-            there = (bool(present[0]), bool(present[1]))
-            changed = self._augmenter(rgb, thermal, seed, there, boxes, labels)
-            rgb, thermal, present = changed.rgb, changed.thermal, np.array(changed.present, np.float32)
-            assert changed.boxes is not None and changed.labels is not None
-            boxes, labels = changed.boxes, changed.labels
-        return {
-            "rgb": rgb,
-            "thermal": thermal,
-            "present": present,
-            "boxes": boxes,
-            "labels": labels,
-            "id": sample.id,
-            "index": index,
-            "seed": seed,
-        }
+            item |= _augmented(self._augmenter, prepared, truth, seed)
+        return item | {"id": sample.id, "index": index, "seed": seed}
+
+
+def _augmented(augmenter: Augmenter, prepared: Prepared, truth: Truth, seed: int) -> Item:
+    """What a change of a pair makes of its pictures, and of the truth that lies in their pixels."""
+    there = (bool(prepared.present[0]), bool(prepared.present[1]))
+    placed = {name: value for name, value in truth.items() if name in ("boxes", "labels", "mask")}
+    changed = augmenter(prepared.rgb, prepared.thermal, seed, there, **placed)
+    item = {"rgb": changed.rgb, "thermal": changed.thermal, "present": np.array(changed.present, np.float32)}
+    return item | {name: getattr(changed, name) for name in placed}
 
 
 def stack(samples: Sequence[Item]) -> Stacked:
     """Stack items of ``PairDataset`` so that they travel cheaply between processes; ``unpack`` makes the batch.
 
-    Only the pictures become tensors: each tensor takes a file descriptor and 0.2 ms to hand over, which for the boxes
-    of a batch of 8 was three quarters of the main process's time (2026-11-21).
+    Only the pictures and masks become tensors: each tensor takes a file descriptor and 0.2 ms to hand over, which for
+    the boxes of a batch of 8 was three quarters of the main process's time (2026-11-21).
     """
     first = samples[0]
-    rgb = torch.empty(len(samples), *first["rgb"].shape, dtype=torch.uint8)
-    thermal = torch.empty(len(samples), *first["thermal"].shape)
-    for array, name in ((rgb.numpy(), "rgb"), (thermal.numpy(), "thermal")):
-        for row, sample in zip(array, samples, strict=True):
-            row[:] = sample[name]
-    return {
-        "rgb": rgb,
-        "thermal": thermal,
-        "present": np.stack([s["present"] for s in samples]),
-        "index": np.array([s["index"] for s in samples], np.int64),
-        "seed": np.array([s["seed"] for s in samples], np.int64),
-        "ids": [s["id"] for s in samples],
-        **{name: [s[name] for s in samples] for name in _LISTS},
+    pictures = {"rgb": torch.uint8, "thermal": torch.float32, "mask": torch.uint8}
+    stacked: Stacked = {
+        name: torch.empty(len(samples), *first[name].shape, dtype=dtype)
+        for name, dtype in pictures.items()
+        if name in first
     }
+    for name, tensor in stacked.items():
+        for row, sample in zip(tensor.numpy(), samples, strict=True):
+            row[:] = sample[name]
+    small = {"present": np.float32, "index": np.int64, "seed": np.int64, "label": np.int64}
+    stacked |= {name: np.array([s[name] for s in samples], dtype) for name, dtype in small.items() if name in first}
+    return (
+        stacked
+        | {name: [s[name] for s in samples] for name in _LISTS if name in first}
+        | {"ids": [s["id"] for s in samples]}
+    )
 
 
 def unpack(stacked: Stacked) -> Batch:
@@ -100,9 +111,10 @@ def unpack(stacked: Stacked) -> Batch:
 
     Returns:
         rgb: uint8 [B,Hr,Wr,3]. thermal: float32 [B,Ht,Wt], since torch on the CPU lacks many operators for
-        uint16. present: float32 [B,2]. boxes, labels: lists of float32 [N,4] and int64 [N]. ids: list of text.
-        index, seed: int64 [B].
+        uint16. present: float32 [B,2]. ids: list of text. index, seed: int64 [B]. By task boxes, labels: lists of
+        float32 [N,4] and int64 [N]; mask: uint8 [B,Hr,Wr]; label: int64 [B].
     """
-    arrays: dict[str, NDArray[Any]] = {name: stacked[name] for name in _SMALL}
+    arrays: dict[str, NDArray[Any]] = {name: stacked[name] for name in _SMALL if name in stacked}
     small = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    return stacked | small | {name: [torch.from_numpy(array) for array in stacked[name]] for name in _LISTS}
+    lists = {name: [torch.from_numpy(array) for array in stacked[name]] for name in _LISTS if name in stacked}
+    return stacked | small | lists

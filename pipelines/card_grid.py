@@ -1,4 +1,4 @@
-"""A grid of pairs with their boxes: what a data set looks like, or what a model will see of it."""
+"""A grid of pairs with their boxes, masks and classes: what a data set looks like, or what a model will see of it."""
 
 from collections.abc import Sequence
 
@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 from data.augment.augmenter import Augmenter
 from data.augment.spec import AugmentSpec
 from data.card import DatasetCard, Sample
+from data.card_fields import IGNORE
 from data.frame import Image
-from data.pairs import load_pair
-from data.prepare import Preparer
-from pipelines.live.draw import COLOURS, false_colour
+from data.pairs import Truth, load_pair
+from data.prepare import Prepared, Preparer
+from pipelines.live.draw import COLOURS, draw_map, false_colour
 
 _TILE = 256
 """Width of one picture in pixels."""
@@ -48,29 +49,48 @@ def card_grid(card: DatasetCard, split: str, count: int, augment: bool, seed: in
 def _cell(
     sample: Sample, card: DatasetCard, preparer: Preparer, augmenter: Augmenter | None, seed: int
 ) -> NDArray[np.uint8]:
-    prepared, boxes = load_pair(sample, preparer)
-    labels = sample.labels if sample.labels is not None else np.zeros(0, np.int64)
-    shown = boxes if boxes is not None else np.zeros((0, 4), np.float32)
+    prepared, truth = _load(sample, card, preparer)
     rgb, thermal = prepared.rgb, prepared.thermal
     if augmenter is not None:
-        changed = augmenter(rgb, thermal, seed, boxes=shown, labels=labels)
-        assert changed.boxes is not None and changed.labels is not None
-        rgb, thermal, shown, labels = changed.rgb, changed.thermal, changed.boxes, changed.labels
+        there = (bool(prepared.present[0]), bool(prepared.present[1]))
+        placed = {name: value for name, value in truth.items() if name in ("boxes", "labels", "mask")}
+        changed = augmenter(rgb, thermal, seed, there, **placed)
+        rgb, thermal = changed.rgb, changed.thermal
+        truth |= {name: getattr(changed, name) for name in placed}
     height = round(_TILE * rgb.shape[0] / rgb.shape[1])
     views = [
         np.asarray(cv2.resize(view, (_TILE, height), interpolation=cv2.INTER_AREA), np.uint8)
         for view in (rgb, false_colour(thermal, card.thermal_spec.invalid))
     ]
     for view in views:
-        _draw(view, shown * (_TILE / rgb.shape[1]), labels, card.classes)
-    scene = f" {sample.scene}" if sample.scene else ""
-    title = f"{sample.id}{scene}" + ("" if boxes is not None else " (no labels)")
+        _draw(view, truth, _TILE / rgb.shape[1], card.classes)
+    words = [sample.id, sample.scene or "", "" if truth else "(no labels)"]
+    if "label" in truth:
+        words.append(f"= {card.image_classes[int(truth['label'])]}")
+    title = " ".join(word for word in words if word)
     cv2.putText(views[0], title, (4, height - 5), _FONT, 0.35, (255, 255, 255), 1, cv2.LINE_AA)
     return np.vstack(views)
 
 
-def _draw(view: NDArray[np.uint8], boxes: NDArray[np.float32], labels: NDArray[np.int64], names: Sequence[str]) -> None:
-    for (left, top, right, bottom), label in zip(boxes.round().astype(int).tolist(), labels.tolist(), strict=True):
+def _load(sample: Sample, card: DatasetCard, preparer: Preparer) -> tuple[Prepared, Truth]:
+    """A pair with what is known of it for every task."""
+    prepared, truth = load_pair(sample, preparer, task=None)
+    for task in card.tasks():
+        if sample.has(task):
+            truth |= load_pair(sample, preparer, task=task, card=card)[1]
+    return prepared, truth
+
+
+def _draw(view: NDArray[np.uint8], truth: Truth, scale: float, names: Sequence[str]) -> None:
+    """Tint a view by the mask, darken what is not judged, and draw the boxes, in place."""
+    if "mask" in truth:
+        draw_map(view, truth["mask"], names)
+        mask = cv2.resize(truth["mask"], (view.shape[1], view.shape[0]), interpolation=cv2.INTER_NEAREST)
+        view[mask == IGNORE] //= 3
+    if "boxes" not in truth:
+        return
+    boxes = (truth["boxes"] * scale).round().astype(int).tolist()
+    for (left, top, right, bottom), label in zip(boxes, truth["labels"].tolist(), strict=True):
         colour = COLOURS[label % len(COLOURS)]
         cv2.rectangle(view, (left, top), (right, bottom), colour, 1)
         cv2.putText(view, names[label], (left, max(9, top - 2)), _FONT, 0.3, colour, 1, cv2.LINE_AA)

@@ -9,9 +9,10 @@ from typing import Any
 import cv2
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from data.card import SENSORS, DatasetCard, Sample
+from data.card import SENSORS, TASKS, DatasetCard, Sample
 from data.dataset import Batch, Item, PairDataset, Stacked, stack, unpack
 from data.errors import DataError
+from data.text_file import read_bytes
 from fusion.objectives import OBJECTIVES
 from fusion.seeds import derive, permutation
 from pipelines.recipe_file import TrainRecipe
@@ -40,12 +41,15 @@ class CardLoaders:
         Raises:
             DataError: the card lacks pictures, files or labels that a stage needs, or a batch cannot be shared out.
         """
+        task = recipe.model.head.kind
         _require_shares(recipe, world)
+        _require_task(card, recipe)
         self._recipe, self._rank, self._world = recipe, rank, world
         splits = _read(card, recipe)
         _require_files(card, recipe, splits)
-        self.fingerprint = _fingerprint(card, splits)
-        """Hash of what a run takes from the card: sizes, unit, classes, rig, ids, labels, and each file's length."""
+        self.fingerprint = _fingerprint(card, task, splits)
+        """Hash of what a run takes from the card: sizes, unit, classes, rig, ids, the task's labels (masks byte by
+        byte), and the length of each other file."""
         learnt = [sample for name, samples in splits.items() if name != "val" for sample in samples]
         whole = {kind: _having(learnt, sensors) for kind, sensors in _READ.items()}
         kinds: dict[str, list[Sample]] = {"labelled": splits.get("train", []), **whole}
@@ -53,8 +57,11 @@ class CardLoaders:
         """Kind → number of its pictures."""
         _require_pictures(card, recipe, self.sizes, world)
         reads = {"labelled": recipe.model.sensors, **_READ}
-        train = {kind: PairDataset(card, samples, recipe.augment, reads[kind]) for kind, samples in kinds.items()}
-        val = PairDataset(card, splits["val"], None, recipe.model.sensors)
+        train = {
+            kind: PairDataset(card, samples, recipe.augment, reads[kind], task if kind == "labelled" else None)
+            for kind, samples in kinds.items()
+        }
+        val = PairDataset(card, splits["val"], None, recipe.model.sensors, task)
         # A pool for each: validation is over before training goes on, and both keep their workers.
         self._train = _Pool(_ByKind(train), recipe.workers)
         self._validation = _Pool(_ByKind({"val": val}), recipe.workers)
@@ -189,18 +196,22 @@ def _read(card: DatasetCard, recipe: TrainRecipe) -> dict[str, list[Sample]]:
     train = ["train"] if labelled or "train" in card.splits else []
     splits = {name: card.samples(name) for name in (*train, *card.unlabelled, "val")}
     for name in ("train", "val") if labelled else ():
-        lacking = [sample.id for sample in splits[name] if sample.boxes is None]
+        lacking = [sample.id for sample in splits[name] if not sample.has(recipe.model.head.kind)]
         if lacking:
             raise DataError(
-                f"{card.path}: {len(lacking)} pairs of split '{name}' have no labels (first: '{lacking[0]}'); "
-                "move them to the split 'unlabelled'"
+                f"{card.path}: {len(lacking)} pairs of split '{name}' have no labels for the task "
+                f"'{recipe.model.head.kind}' (first: '{lacking[0]}'); move them to the split 'unlabelled'"
             )
     return splits
 
 
 def _having(samples: Sequence[Sample], sensors: Sequence[str]) -> list[Sample]:
-    """Those that have these sensors, without their labels: nothing that learns without labels pays for boxes."""
-    return [replace(one, boxes=None, labels=None) for one in samples if set(sensors) <= set(one.sensors)]
+    """Those that have these sensors, without their labels: nothing that learns without labels pays for them."""
+    return [
+        replace(one, boxes=None, labels=None, mask=None, image_label=None)
+        for one in samples
+        if set(sensors) <= set(one.sensors)
+    ]
 
 
 def _require_files(card: DatasetCard, recipe: TrainRecipe, splits: Mapping[str, Sequence[Sample]]) -> None:
@@ -211,12 +222,22 @@ def _require_files(card: DatasetCard, recipe: TrainRecipe, splits: Mapping[str, 
     for name, samples in splits.items():
         needed = {"train": own | free, "val": {str(s) for s in recipe.model.sensors}}.get(name, free)
         paths = [getattr(sample, sensor) for sample in samples for sensor in sample.sensors if sensor in needed]
+        if recipe.model.head.kind == "segment" and "labelled" in kinds:
+            paths += [sample.mask for sample in samples if sample.mask is not None]
         missing = [path for path in paths if not path.exists()]
         if missing:
             raise DataError(
                 f"{missing[0]}: no such file ({len(missing)} of split '{name}' are missing); "
                 f"rgbt data check {card.path}"
             )
+
+
+def _require_task(card: DatasetCard, recipe: TrainRecipe) -> None:
+    """The card has labels for what the recipe learns, if a stage learns from labels."""
+    if recipe.model.head.kind not in TASKS:
+        raise DataError(f"model.head.kind: {recipe.model.head.kind}: cards know the tasks {', '.join(TASKS)}")
+    if "labelled" in _kinds(recipe):
+        card.require(recipe.model.head.kind)
 
 
 def _require_shares(recipe: TrainRecipe, world: int) -> None:
@@ -240,16 +261,26 @@ def _require_pictures(card: DatasetCard, recipe: TrainRecipe, sizes: Mapping[str
             )
 
 
-def _fingerprint(card: DatasetCard, splits: Mapping[str, Sequence[Sample]]) -> str:
-    facts = (card.inputs().model_dump_json(), card.load_rig().model_dump_json(), repr(card.classes))
+def _fingerprint(card: DatasetCard, task: str, splits: Mapping[str, Sequence[Sample]]) -> str:
+    facts = (card.inputs().model_dump_json(), card.load_rig().model_dump_json(), task, repr(card.classes_of(task)))
     digest = hashlib.sha256("\n".join(facts).encode())
+    if task == "segment" and card.masks is not None:
+        digest.update(repr(card.masks).encode())
     for split, samples in splits.items():
         for sample in samples:
             files = [(sensor, _length(getattr(sample, sensor))) for sensor in sample.sensors]
             digest.update(f"{split}/{sample.id}{files}".encode())
-            if sample.boxes is not None and sample.labels is not None:
-                digest.update(sample.boxes.tobytes() + sample.labels.tobytes())
+            digest.update(_of_labels(sample, task))
     return digest.hexdigest()
+
+
+def _of_labels(sample: Sample, task: str) -> bytes:
+    """What a sample's labels for a task are known by; a mask by its bytes, for another class has the same length."""
+    if task == "detect" and sample.boxes is not None and sample.labels is not None:
+        return sample.boxes.tobytes() + sample.labels.tobytes()
+    if task == "segment" and sample.mask is not None and sample.mask.exists():
+        return hashlib.sha256(read_bytes(sample.mask, "the mask")).digest()
+    return repr(sample.image_label).encode() if task == "classify" else b""
 
 
 def _length(path: Path) -> int:

@@ -105,8 +105,8 @@ def test_boxes_are_scaled_with_the_canvas_whatever_is_read(tmp_path, sensors):
     sample = card.samples("all")[0]
     boxes = np.array([[10, 20, 80, 40]], np.float32)
     labelled = type(sample)(sample.id, sample.rgb, sample.thermal, boxes, np.array([0]))
-    _, scaled = load_pair(labelled, Preparer(card.inputs(), card.load_rig()), sensors)
-    np.testing.assert_allclose(scaled, [[8, 16, 64, 32]])
+    _, truth = load_pair(labelled, Preparer(card.inputs(), card.load_rig()), sensors)
+    np.testing.assert_allclose(truth["boxes"], [[8, 16, 64, 32]])
 
 
 def test_a_sensor_that_a_sample_lacks_is_not_read(card, tmp_path):
