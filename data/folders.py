@@ -1,11 +1,13 @@
 """What lies in two folders of pictures: which files pair, their sizes and kind, and what has to be assumed of them."""
 
+import re
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,6 +32,10 @@ THERMAL_NAMES = (
     "thermal_{id}", "ir_{id}", "infrared_{id}",
 )  # fmt: skip
 """How the two files of a pair may be called, the plainest first."""
+RGB_FOLDERS = ("visible", "rgb", "vis", "vi", "color", "colour")
+THERMAL_FOLDERS = ("infrared", "thermal", "ir", "lwir", "tir", "thermal16", "thermal8")
+LABEL_PLACES = ("boxes.json", "annotations.json", "labels.json", "labels.csv", "annotations", "labels", "masks")
+"""Names, in small letters, that plain folders and their labels have."""
 _UNIT_OF = {dtype: unit for unit, dtype in DTYPES.items()}
 _MEANING = {
     "intensity8": "8 bits after the camera's gain control, no temperature",
@@ -50,6 +56,22 @@ class Side:
     pattern: str
     files: dict[str, Path]
     """Id → path."""
+
+
+def find_folders(root: Path) -> tuple[Path, Path, Path | None] | None:
+    """RGB folder, thermal folder and labels of a folder without a known layout; None: it holds no such two."""
+    entries = {path.name.lower(): path for path in sorted(root.iterdir())}
+    rgb, thermal, labels = (
+        [entries[name] for name in names if name in entries and (folders is False or entries[name].is_dir())]
+        for names, folders in ((RGB_FOLDERS, True), (THERMAL_FOLDERS, True), (LABEL_PLACES, False))
+    )
+    if len(rgb) == len(thermal) == 1:
+        return rgb[0], thermal[0], labels[0] if labels else None
+    pictures = [name for name, path in entries.items() if path.suffix.lower() in SUFFIXES]
+    if rgb or thermal or not pictures:
+        return None
+    named = any(re.search(r"_(mask|label|labels|gt)\.", name) for name in pictures)
+    return root, root, root if named else None
 
 
 def find_pairs(rgb_dir: Path, thermal_dir: Path, assumed: list[str]) -> tuple[Side, Side, list[str]]:
@@ -165,8 +187,10 @@ def _one_dtype(headers: list[Header], paths: list[Path], sensor: str) -> str:
     return dtype
 
 
-def find_unit(dtype: str, unit: str | None, paths: list[Path], assumed: list[str]) -> ThermalSpec:
-    """What the thermal numbers mean, by their dtype or by what the user says.
+def find_unit(
+    dtype: str, unit: str | None, paths: list[Path], assumed: list[str], known: Mapping[str, Any] | None = None
+) -> ThermalSpec:
+    """What the thermal numbers mean, by their dtype or by what the user says; ``known``: further fields of the spec.
 
     Raises:
         DataError: the unit does not go with the dtype, or a sampled frame cannot be read.
@@ -178,7 +202,7 @@ def find_unit(dtype: str, unit: str | None, paths: list[Path], assumed: list[str
         raise DataError(
             f"unit '{chosen}' means {DTYPES[chosen]}, but the thermal pictures are {dtype} (first: {paths[0]})"
         )
-    spec = ThermalSpec.model_validate({"unit": chosen})
+    spec = ThermalSpec.model_validate({"unit": chosen, **(known or {})})
     step = max(1, len(paths) // _SAMPLED)
     frames = [read_thermal(path, spec) for path in paths[::step][:_SAMPLED]]
     low, high = (float(f([f(frame) for frame in frames])) for f in (np.min, np.max))
@@ -188,7 +212,7 @@ def find_unit(dtype: str, unit: str | None, paths: list[Path], assumed: list[str
     )
     assumed.append("warmer is brighter (thermal_spec.polarity: white-hot)")
     empty = float(np.mean([np.mean(frame == spec.invalid) for frame in frames]))
-    if empty > 0.01:
+    if empty > 0.01 and not spec.marked:
         assumed.append(
             f"! {empty:.0%} of thermal pixels are exactly {spec.invalid:g} and taken as picture; if these are black "
             "borders or dead pixels, set thermal_spec.marked: true"

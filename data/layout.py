@@ -1,17 +1,17 @@
 """Recognising the folders that a user has: what `rgbt data init` finds, and what it has to assume."""
 
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from data.card import DatasetCard, Labels, Split, read_ids
-from data.coco import CocoImage, read_coco
+from data.card import DatasetCard, Split, read_ids
 from data.errors import DataError
 from data.folders import find_pairs, find_sizes, find_unit
-from data.patterns import id_from_name
+from data.found_labels import Pairs, find_labels
 from data.yaml_file import atomic, dump_model
 
 SHARES = {"train": 0.70, "val": 0.15, "test": 0.15}
@@ -46,17 +46,20 @@ def recognise(
     unit: str | None = None,
     unlabelled: Path | None = None,
     name: str | None = None,
+    classes: tuple[str, ...] = (),
 ) -> Layout:
-    """Look at two folders of pictures and, where there are any, COCO boxes.
+    """Look at two folders of pictures and, where there are any, their labels.
 
     Args:
         rgb_dir: Pictures, also in sub-folders.
         thermal_dir: Pictures of the same names; may be the same folder where names tell the sensors apart.
-        labels: COCO file whose file names are those of RGB.
+        labels: COCO file whose file names are those of RGB, table of classes, or folder of VOC, YOLO or masks; None:
+            folders whose names hold no digit are taken for classes.
         out: Where the card shall lie.
         unit: One of data.thermal.DTYPES; None: guessed from the dtype, and said.
         unlabelled: List of the ids that make the split ``unlabelled``; None: all pairs without labels.
         name: Of the data set.
+        classes: Names, where labels hold numbers; else what labels say.
 
     Raises:
         DataError: no pairs, pictures of mixed kinds, or labels that fit no picture.
@@ -66,55 +69,43 @@ def recognise(
     rgb_size, thermal_size, canvas, dtype = find_sizes(rgb, thermal, ids, assumed)
     spec = find_unit(dtype, unit, [thermal.files[one] for one in ids], assumed)
     root = _common(rgb_dir, thermal_dir)
-    rgb_pattern = str(PurePosixPath(_inside(rgb_dir, root)) / rgb.pattern)
-    images, classes = read_coco(labels, None) if labels is not None else ([], [])
-    labelled = _labelled(images, rgb_pattern, set(ids), labels, assumed)
-    splits, lists = _splits(ids, labelled, unlabelled, out, assumed)
-    card = DatasetCard(
-        version=1,
-        name=name or root.name or "pairs",
-        root=_inside(root, out.parent),
-        rgb=rgb_pattern,
-        thermal=str(PurePosixPath(_inside(thermal_dir, root)) / thermal.pattern),
-        rgb_size=rgb_size,
-        thermal_size=thermal_size,
-        canvas=canvas,
-        classes=tuple(classes),
-        labels=None if labels is None else Labels(format="coco", path=_inside(labels, root)),
-        thermal_spec=spec,
-        splits=splits,
-    ).at(out)
-    counts = {split: len(_ids_of(split, card, labelled, lists)) for split in splits}
+    rgb_pattern, thermal_pattern = (
+        str(PurePosixPath(inside(folder, root)) / side.pattern)
+        for folder, side in ((rgb_dir, rgb), (thermal_dir, thermal))
+    )
+    pairs = Pairs(ids, rgb_pattern, thermal_pattern, root)
+    found = find_labels(labels, pairs, classes, lambda path: inside(path, root), assumed)
+    by_folder = found.fields.get("image_labels", {}).get("format") == "folder"
+    splits, lists = _splits(ids, found.split_of, unlabelled, out, assumed, by_folder)
+    content = {
+        "version": 1,
+        "name": name or root.name or "pairs",
+        "root": inside(root, out.parent),
+        "rgb": rgb_pattern,
+        "thermal": thermal_pattern,
+        "rgb_size": rgb_size,
+        "thermal_size": thermal_size,
+        "canvas": canvas,
+        **found.fields,
+        "thermal_spec": spec,
+        "splits": splits,
+    }
+    card = DatasetCard.model_validate({key: value for key, value in content.items() if value is not None}).at(out)
+    counts = {split: len(_ids_of(split, card, found.split_of, lists)) for split in splits}
     return Layout(card, lists, counts, assumed)
 
 
-def _labelled(
-    images: list[CocoImage], pattern: str, ids: set[str], path: Path | None, assumed: list[str]
-) -> dict[str, CocoImage]:
-    if path is None:
-        assumed.append("no labels: every pair is in the split 'unlabelled'")
-        return {}
-    found = {id_from_name(image.file_name, pattern): image for image in images}
-    labelled = {one: image for one, image in found.items() if one is not None and one in ids}
-    if not labelled:
-        first = images[0].file_name if images else "none"
-        raise DataError(f"{path}: no file_name (first: '{first}') is that of an RGB picture {pattern}")
-    lost = len(images) - len(labelled)
-    boxes = sum(len(image.boxes) for image in labelled.values())
-    assumed.append(
-        f"labels are boxes in RGB pixels: {boxes} on {len(labelled)} pairs; {len(ids) - len(labelled)} pairs have none"
-    )
-    if lost:
-        assumed.append(f"! {lost} labelled images have no pair of pictures and are left out")
-    return labelled
-
-
 def _splits(
-    ids: list[str], labelled: dict[str, CocoImage], unlabelled: Path | None, out: Path, assumed: list[str]
+    ids: list[str],
+    labelled: Mapping[str, str | None],
+    unlabelled: Path | None,
+    out: Path,
+    assumed: list[str],
+    of_folders: bool,
 ) -> tuple[dict[str, Split], dict[Path, str]]:
     splits: dict[str, Split] = {}
     lists: dict[str, list[str]] = {}
-    named = Counter(image.split for image in labelled.values())
+    named = Counter(labelled.values())
     without = named.pop(None, 0)
     if named:
         order = sorted(named, key=lambda s: (s not in SHARES, list(SHARES).index(s) if s in SHARES else 0, s))
@@ -126,7 +117,8 @@ def _splits(
         if without:
             assumed.append(f"! {without} labelled images have no 'split' and are in none")
     elif labelled:
-        lists = _blocks([one for one in ids if one in labelled], assumed)
+        members = [one for one in ids if one in labelled]
+        lists = _blocks_of_classes(members, assumed) if of_folders else _blocks(members, assumed)
     rest = [one for one in ids if one not in labelled]
     if unlabelled is not None:
         rest = _listed(unlabelled, set(ids), labelled)
@@ -141,7 +133,7 @@ def _splits(
     return splits, files
 
 
-def _listed(path: Path, ids: set[str], labelled: dict[str, CocoImage]) -> list[str]:
+def _listed(path: Path, ids: set[str], labelled: Mapping[str, str | None]) -> list[str]:
     listed = read_ids(path)
     for one in listed:
         if one not in ids:
@@ -170,11 +162,30 @@ def _blocks(ids: list[str], assumed: list[str]) -> dict[str, list[str]]:
     return {name: members for name, members in lists.items() if members}
 
 
-def _ids_of(split: str, card: DatasetCard, labelled: dict[str, CocoImage], lists: dict[Path, str]) -> list[str]:
+def _blocks_of_classes(ids: list[str], assumed: list[str]) -> dict[str, list[str]]:
+    """Share ids out so that every class is in every split, as contiguous blocks in the order of names."""
+    classes: dict[str, list[str]] = {}
+    for one in ids:
+        classes.setdefault(str(PurePosixPath(one).parent), []).append(one)
+    fewest = min(map(len, classes.values()))
+    if fewest < len(SHARES):
+        assumed.append(f"! a class has only {fewest} pairs: not every class can be in train, val and test")
+        return _blocks(ids, assumed)
+    assumed.append("splits are contiguous blocks of each class in the order of names, 70/15/15")
+    lists: dict[str, list[str]] = {name: [] for name in SHARES}
+    for members in classes.values():
+        held_out = max(1, round(SHARES["val"] * len(members)))
+        lists["train"] += members[: -2 * held_out]
+        lists["val"] += members[-2 * held_out : -held_out]
+        lists["test"] += members[-held_out:]
+    return lists
+
+
+def _ids_of(split: str, card: DatasetCard, labelled: Mapping[str, str | None], lists: dict[Path, str]) -> list[str]:
     chosen = card.splits[split]
     if chosen.file is not None:
         return lists[card.path.parent / chosen.file].split("\n")[:-1]
-    return card.split_ids(split, labelled)
+    return [one for one, name in labelled.items() if name == chosen.coco]
 
 
 def _common(rgb_dir: Path, thermal_dir: Path) -> Path:
@@ -182,7 +193,7 @@ def _common(rgb_dir: Path, thermal_dir: Path) -> Path:
     return next(folder for folder in (rgb, *rgb.parents) if thermal.is_relative_to(folder))
 
 
-def _inside(path: Path, root: Path) -> str:
+def inside(path: Path, root: Path) -> str:
     """``path`` relative to ``root`` where it lies in it, else absolute."""
     full, base = path.resolve(), root.resolve()
     return full.relative_to(base).as_posix() if full.is_relative_to(base) else str(full)

@@ -1,0 +1,176 @@
+"""``rgbt data init`` on folders of one's own: every kind of label, and what is asked for where numbers lack names."""
+
+import json
+
+import numpy as np
+import pytest
+
+from data.card import DatasetCard
+from data.dataset import PairDataset
+from data.images import write_image
+from pipelines.cli import main
+
+SIZE = (32, 48)
+
+
+def rgbt(capsys, *args):
+    code = main(["data", "init", *map(str, args)])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def fails(capsys, *args):
+    """Run init, which must fail with one line on stderr and leave no card; return that line."""
+    code, _, err = rgbt(capsys, *args)
+    assert code == 1 and err.count("\n") == 1 and "Traceback" not in err
+    return err
+
+
+def pictures(root, ids, rgb="visible/{}.png", thermal="infrared/{}.png"):
+    noise = np.random.default_rng(0)
+    for one in ids:
+        for pattern, shape in ((rgb, (*SIZE, 3)), (thermal, SIZE)):
+            path = root / pattern.format(one)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_image(path, noise.integers(1, 255, shape, np.uint8))
+
+
+def text(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content, encoding="utf-8")
+
+
+def voc(*names):
+    box = "<bndbox><xmin>2</xmin><ymin>3</ymin><xmax>20</xmax><ymax>30</ymax></bndbox>"
+    return f"<annotation>{''.join(f'<object><name>{name}</name>{box}</object>' for name in names)}</annotation>"
+
+
+IDS = [f"{number:03}" for number in range(20)]
+
+
+def load(out, task):
+    card = DatasetCard.load(out)
+    samples = [sample for split in ("train", "val", "test") for sample in card.samples(split)]
+    PairDataset(card, samples, task=task)[0, 0]
+    return card, samples
+
+
+def test_voc_boxes_name_their_classes(tmp_path, capsys):
+    pictures(tmp_path, IDS)
+    for one in IDS[:10]:
+        text(tmp_path / f"Annotations/{one}.xml", voc("dog", "cat", "dog"))
+    out = tmp_path / "c.yaml"
+    code, said, _ = rgbt(capsys, tmp_path, "--out", out)
+    card, samples = load(out, "detect")
+    assert code == 0 and card.classes == ("cat", "dog") and card.labels.path == "Annotations/{id}.xml"
+    assert "30 on 10 pairs" in said and "detect: cat, dog" in said
+    assert len(samples) == 10 and samples[0].labels.tolist() == [1, 0, 1]
+    assert len(card.samples("unlabelled")) == 10
+    assert rgbt(capsys, tmp_path, "--out", out, "--force", "--classes", "dog")[0] == 0
+    card, samples = load(out, "detect")
+    assert card.classes == ("dog",) and card.labels.names == {"cat": None} and len(samples[0].labels) == 2
+
+
+def test_yolo_needs_names_for_its_numbers(tmp_path, capsys):
+    pictures(tmp_path, IDS)
+    for one in IDS:
+        text(tmp_path / f"labels/{one}.txt", "1 0.5 0.5 0.25 0.5\n")
+    out = tmp_path / "c.yaml"
+    assert "say their names as --classes a,b,c" in fails(capsys, tmp_path, "--out", out)
+    assert not out.exists()
+    text(tmp_path / "data.yaml", "names: {0: person, 1: car}\n")
+    assert rgbt(capsys, tmp_path, "--out", out)[0] == 0
+    card, samples = load(out, "detect")
+    assert card.classes == ("person", "car") and samples[0].boxes.tolist() == [[18, 8, 30, 24]]
+    text(tmp_path / "labels/classes.txt", "a\nb\n")
+    assert rgbt(capsys, tmp_path, "--out", out, "--force")[0] == 0
+    assert DatasetCard.load(out).classes == ("a", "b")
+
+
+@pytest.mark.parametrize("folder", ["masks", "."])
+def test_masks_need_names_for_their_values(tmp_path, capsys, folder):
+    beside = folder == "."
+    names = {"rgb": "{}_rgb.png", "thermal": "{}_ir.png"} if beside else {}
+    pictures(tmp_path, IDS, **names)
+    for one in IDS:
+        path = tmp_path / folder / (f"{one}_mask.png" if beside else f"{one}.png")
+        path.parent.mkdir(exist_ok=True)
+        write_image(path, np.repeat(np.array([[0, 1, 2, 255]], np.uint8), SIZE[0], 0).repeat(SIZE[1] // 4, 1))
+    out = tmp_path / "c.yaml"
+    assert "masks hold 0, 1, 2, 255; name the classes 1 … 2 as --classes" in fails(capsys, tmp_path, "--out", out)
+    assert "name the classes 1 … 2" in fails(capsys, tmp_path, "--classes", "bole", "--out", out)
+    assert rgbt(capsys, tmp_path, "--classes", "bole, bark", "--out", out)[0] == 0
+    card, samples = load(out, "segment")
+    assert card.classes == ("bole", "bark") and len(samples) == 20
+    assert set(np.unique(PairDataset(card, samples, task="segment")[0, 0]["mask"])) == {0, 1, 2, 255}
+
+
+def test_folders_without_digits_are_classes_and_every_split_has_them_all(tmp_path, capsys):
+    pictures(tmp_path, [f"{kind}/{one}" for kind in ("dry", "ice", "snow") for one in IDS], "rgb/{}.png", "ir/{}.png")
+    out = tmp_path / "c.yaml"
+    code, said, _ = rgbt(capsys, tmp_path, "--out", out)
+    card, _ = load(out, "classify")
+    assert code == 0 and card.image_classes == ("dry", "ice", "snow") and card.tasks() == ("classify",)
+    assert "the class of a picture is the folder" in said and "classify: dry, ice, snow" in said
+    for split, count in {"train": 42, "val": 9, "test": 9}.items():
+        labels = [sample.image_label for sample in card.samples(split)]
+        assert len(labels) == count and set(labels) == {0, 1, 2}
+
+
+def test_too_few_pairs_of_a_class_are_told_of(tmp_path, capsys):
+    pictures(tmp_path, ["dry/1", "dry/2", "dry/3", "ice/1"], "rgb/{}.png", "ir/{}.png")
+    assert "! a class has only 1 pairs" in rgbt(capsys, tmp_path, "--out", tmp_path / "c.yaml")[1]
+
+
+def test_a_table_of_classes(tmp_path, capsys):
+    pictures(tmp_path, IDS)
+    text(
+        tmp_path / "labels.csv",
+        "image,time,class\n" + "".join(f"{one},1,{'wet' if one < '004' else 'dry'}\n" for one in IDS),
+    )
+    out = tmp_path / "c.yaml"
+    assert rgbt(capsys, tmp_path, "--out", out)[0] == 0
+    card, samples = load(out, "classify")
+    assert card.image_classes == ("dry", "wet") and [sample.image_label for sample in samples[:5]] == [1, 1, 1, 1, 0]
+    text(tmp_path / "labels.csv", "image,time\n000,1\n")
+    assert "expected one of ids and one of classes" in fails(capsys, tmp_path, "--out", out, "--force")
+
+
+def test_a_public_set_is_recognised_from_its_folder(tmp_path, capsys):
+    for part, names in {"train": ("010001", "020001"), "test": ("190001",)}.items():
+        pictures(tmp_path / "LLVIP", names, f"visible/{part}/{{}}.jpg", f"infrared/{part}/{{}}.jpg")
+        for name in names:
+            text(tmp_path / f"LLVIP/Annotations/{name}.xml", voc("person"))
+    out = tmp_path / "c.yaml"
+    code, said, _ = rgbt(capsys, tmp_path, "--out", out, "--json")
+    answer = json.loads(said)
+    assert code == 0 and answer["tasks"] == ["detect"] and answer["splits"] == {"train": 1, "val": 1, "test": 1}
+    assert "is laid out as LLVIP ('llvip')" in answer["assumed"][0]
+    assert "is already there" in fails(capsys, tmp_path, "--out", out)
+
+
+def test_an_unknown_layout_names_what_was_looked_for(tmp_path, capsys):
+    text(tmp_path / "notes.txt", "no pictures")
+    said = fails(capsys, tmp_path, "--out", tmp_path / "c.yaml")
+    for part in ("no layout that is known; looked for mfnet: images/", "llvip: visible/train", "plain folders such as"):
+        assert part in said
+    assert "no such folder" in fails(capsys, tmp_path / "none", "--out", tmp_path / "c.yaml")
+    assert "no such file or folder of labels" in _with_labels(tmp_path, capsys, "none.json")
+    text(tmp_path / "set/empty/readme.md", "")
+    assert "no labels here: expected VOC (.xml), YOLO (.txt) or masks" in _with_labels(tmp_path, capsys, "empty")
+    text(tmp_path / "set/labels.xls", "")
+    assert "expected COCO boxes (.json) or a table of classes (.csv)" in _with_labels(tmp_path, capsys, "labels.xls")
+    text(tmp_path / "set/other/x.xml", voc("dog"))
+    assert "no file (first: x.xml) has the name of a pair (first: 000)" in _with_labels(tmp_path, capsys, "other")
+
+
+def _with_labels(tmp_path, capsys, name):
+    root = tmp_path / "set"
+    pictures(root, IDS[:2])
+    return fails(capsys, root / "visible", root / "infrared", root / name, "--out", tmp_path / "c.yaml")
+
+
+@pytest.mark.parametrize("names", ["a,,b", "a,a", ""])
+def test_names_of_classes_are_checked(names, capsys):
+    assert main(["data", "init", "x", "--classes", names]) == 2
+    assert "is not a list of different names" in capsys.readouterr().err
