@@ -212,3 +212,16 @@ def test_figures_without_a_picture_and_without_truth_are_zero():
 def test_the_head_names_what_its_metric_computes():
     found = DetectMetric(["a"]).compute()
     assert all(name in found for name in DetectHead.metrics) and DetectHead.criterion[0] in DetectHead.metrics
+
+
+def test_average_precision_of_each_size_is_of_its_boxes_alone():
+    true = np.array([[10, 10, 30, 30], [100, 10, 160, 70], [200, 10, 320, 130]], np.float32)  # 20², 60², 120²
+    answer = np.c_[true, [0.9, 0.8, 0.7], [0, 0, 0]].astype(np.float32)
+    answer[1, :2] += 14  # an IoU of 0.59: found at two of ten overlaps
+    metric = DetectMetric(["a", "b"])
+    update(metric, answer, true, np.zeros(3, np.int64))
+    sizes = metric.compute()["per_size"]
+    assert sizes == pytest.approx({"small": 1.0, "medium": 0.2, "large": 1.0}, abs=1e-6)
+    metric = DetectMetric(["a", "b"])
+    update(metric, answer[:1], true[:1], np.zeros(1, np.int64))
+    assert metric.compute()["per_size"] == pytest.approx({"small": 1.0})  # no other size was there
