@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from data.card import DatasetCard
-from data.check import check_card
+from data.check.run import check_card
 from data.images import write_image
 
 
@@ -126,9 +126,9 @@ def change(folder, how):
         (in_two_splits, "pair 'val_00002' is in the splits 'val' and 'unlabelled'"),
         (copy_across_splits, "pairs 'train_00001' (train) and 'test_00003' (test) have the same RGB file"),
         (labels_of_another_size, "the labels were made on pictures of another size"),
-        (wrong_mask, "masks/train_00001.png: holds class index 9, the card has 4 classes"),
+        (wrong_mask, "masks/train_00001.png: class index 9 at x 0, y 0; the card has 4 classes"),
         (rgb_lacking_where_it_must_not, "rgb/unlabelled_00001.jpg: missing RGB file of pair 'unlabelled_00001'"),
-        (half_labelled, "split 'train': 1 of 2 pairs have no labels (first: 'unlabelled_00001')"),
+        (half_labelled, "(first: 'unlabelled_00001'); move them to the split 'unlabelled'"),
     ],
 )
 def test_one_harm_is_one_error(folder, harm, text):

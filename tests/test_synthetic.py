@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from data.card import DatasetCard
-from data.check import check_card
+from data.check.run import check_card
 from data.errors import DataError
 from data.images import read_rgb, read_thermal
 from data.rig import Rig
