@@ -18,8 +18,8 @@ from data.yaml_file import read_model, write_model
 Size = tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
 Row = tuple[float, float, float]
 
-_ROTATIONS = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
-_FLIPS = {"horizontal": 1, "vertical": 0, "both": -1}
+ROTATIONS = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
+FLIPS = {"horizontal": 1, "vertical": 0, "both": -1}
 
 
 class Rig(BaseModel):
@@ -132,9 +132,9 @@ class Aligner:
                 f"expected {self.thermal_size[1]}×{self.thermal_size[0]}"
             )
         if self.rig.rotate:
-            image = cv2.rotate(image, _ROTATIONS[self.rig.rotate])
+            image = cv2.rotate(image, ROTATIONS[self.rig.rotate])
         if self.rig.flip != "none":
-            image = cv2.flip(image, _FLIPS[self.rig.flip])
+            image = cv2.flip(image, FLIPS[self.rig.flip])
         dead = self.spec.dead(image)
         if self.matrix is None:
             return self._fill(self.spec.separate(image), dead)
