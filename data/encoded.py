@@ -82,13 +82,15 @@ def decode(raw: bytes, where: str) -> Image:
     # OpenCV hands out half a picture, without an error, where the end of the file is missing.
     if not _is_whole(raw, header):
         raise DataError(f"{where}: {_DAMAGED}")
+    ordered = raw.startswith(_JPEG) and header.channels == 3  # its decoder gives R, G, B as fast as B, G, R
+    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION if ordered else cv2.IMREAD_UNCHANGED
     try:
-        image = cv2.imdecode(np.frombuffer(raw, np.uint8), cv2.IMREAD_UNCHANGED)
+        image = cv2.imdecode(np.frombuffer(raw, np.uint8), flags)
     except cv2.error as error:
         raise DataError(f"{where}: cannot be decoded ({error.err})") from None
     if image is None:
         raise DataError(f"{where}: not a picture that can be read ({', '.join(SUFFIXES)})")
-    if image.ndim == 2:
+    if image.ndim == 2 or ordered:
         return np.asarray(image)
     if image.shape[2] == 4 and header.channels == 2:  # OpenCV spreads grey and its partner over four channels
         return np.ascontiguousarray(image[:, :, [0, 3]])
@@ -133,8 +135,9 @@ def _is_whole(raw: bytes, header: Header) -> bool:
         return _png_is_whole(raw)
     if raw.startswith(_JPEG):
         segments = jpeg_segments(raw)
-        # In a scan, 0xFF is followed by 0 or a restart mark, so the end mark cannot occur by chance.
-        return bool(segments) and segments[-1][0] == 0xDA and raw.find(b"\xff\xd9", segments[-1][1]) > 0
+        # In a scan, 0xFF is followed by 0 or a restart mark, so the end mark cannot occur by chance. Sought from the
+        # end, where it is: from the start that takes 4 % of the decoding.
+        return bool(segments) and segments[-1][0] == 0xDA and raw.rfind(b"\xff\xd9", segments[-1][1]) > 0
     if raw[:4] in _TIFF:
         return _tiff_is_whole(raw)
     compression = struct.unpack("<I", raw[30:34])[0] if len(raw) >= 34 else 1

@@ -220,7 +220,7 @@ class ThermalSpec(BaseModel):
         if self.dtype.kind == "f":
             return image
         if self.invalid == 0:
-            return np.asarray(np.maximum(image, image.dtype.type(1)))
+            return image if image.min() > 0 else np.asarray(np.maximum(image, image.dtype.type(1)))
         return np.where(image == self.invalid, image.dtype.type(self.invalid - 1), image)
 
 

@@ -24,7 +24,6 @@ MIN_VISIBILITY = 0.3
 """Share of a box that must stay in the picture, else the box goes."""
 _MIN_SIDE = 1.0
 """Pixels of a box that must stay each way."""
-_CIRCLE = np.stack([turn(np.radians(np.arange(360.0))) for turn in (np.sin, np.cos)], axis=-1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +68,27 @@ class Geometry:
             mirrored = np.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], axis=1)
             return (mirrored if self.flip else boxes), np.arange(len(boxes))
         inside = np.clip(boxes, 0, edges).astype(np.float64)
-        middle, half = (inside[:, 2:] + inside[:, :2]) / 2, (inside[:, 2:] - inside[:, :2]) / 2
-        points = (middle[:, None] + half[:, None] * _CIRCLE - 0.5) @ self.matrix[:, :2].T + self.matrix[:, 2]
-        points = points[..., :2] / points[..., 2:] + 0.5
-        whole = np.concatenate([points.min(axis=1), points.max(axis=1)], axis=1)
+        whole = self._around_ellipses(inside)
         clipped = np.clip(whole, 0, edges)
         sides, before = clipped[:, 2:] - clipped[:, :2], whole[:, 2:] - whole[:, :2]
         visible = sides.prod(axis=1) >= MIN_VISIBILITY * before.prod(axis=1)
         index = np.flatnonzero(visible & (sides >= _MIN_SIDE).all(axis=1))
         return clipped[index].astype(np.float32), index
+
+    def _around_ellipses(self, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Boxes around what becomes of the ellipses in ``boxes``, by the lines that touch them (the dual conic)."""
+        assert self.matrix is not None
+        to_middle = _translation(0.5, 0.5) @ self.matrix @ _translation(-0.5, -0.5)  # boxes count from pixels' edges
+        circle = np.zeros((len(boxes), 3, 3))
+        circle[:, [0, 1], [0, 1]] = (boxes[:, 2:] - boxes[:, :2]) / 2
+        circle[:, :2, 2] = (boxes[:, 2:] + boxes[:, :2]) / 2
+        circle[:, 2, 2] = 1
+        moved = to_middle @ circle
+        conic = (moved * (1, 1, -1)) @ moved.transpose(0, 2, 1)
+        scale, middle = conic[:, 2:, 2], conic[:, :2, 2]
+        root = np.sqrt(np.maximum(middle**2 - conic[:, [0, 1], [0, 1]] * scale, 0))
+        ends = np.stack([(middle + root) / scale, (middle - root) / scale])
+        return np.concatenate([ends.min(axis=0), ends.max(axis=0)], axis=1)
 
     def _move_alone(self, heat: Heat) -> Heat:
         matrix = self.matrix

@@ -24,8 +24,8 @@ class AugmentSpec(BaseModel):
     """Smallest and largest zoom; above 1 a part is cropped out."""
     crop: Share = 0.1
     """Largest shift of the cropped part, as a fraction of width and height."""
-    perspective: Annotated[float, Field(ge=0, le=0.3)] = 0.0
-    """Largest shift of each corner, as a fraction of width and height."""
+    perspective: Annotated[float, Field(ge=0, le=0.2)] = 0.0
+    """Largest shift of each corner, as a fraction of width and height; beyond 0.2 the picture could fold over."""
     misregistration: Annotated[float, Field(ge=0)] = 0.0
     """Largest shift of thermal against RGB to each side, in pixels of the model's RGB; boxes and mask stay with RGB."""
     rgb_brightness: Share = 0.2

@@ -45,9 +45,9 @@ class Heat:
 def split(thermal: Image, spec: ThermalSpec, size: tuple[int, int] | None = None) -> Heat | None:
     """Copy a frame of the spec's dtype, scaled to ``size`` (height, width); None: no pixel of it is valid."""
     values: Values = thermal.astype(np.float32)
-    dead = thermal == spec.invalid
     valid: Valid | None = None
-    if dead.any():
+    if thermal.min() <= spec.invalid <= thermal.max():
+        dead = thermal == spec.invalid
         if dead.all():
             return None
         values[dead] = values[~dead].mean()
@@ -64,11 +64,10 @@ def split(thermal: Image, spec: ThermalSpec, size: tuple[int, int] | None = None
 def join(heat: Heat, spec: ThermalSpec) -> Image:
     """Back to the spec's dtype: a pixel that is not wholly valid is invalid, and no other is."""
     frame = np.asarray(cv2.add(heat.values, 0.0, dtype=_DEPTHS[spec.dtype.name]))  # rounds; stops at the dtype's ends
-    taken = frame == spec.invalid
-    if taken.any():
-        frame[taken] = spec.invalid + (1 if spec.invalid <= 0 else -1)
+    if frame.min() <= spec.invalid <= frame.max():
+        frame[frame == spec.invalid] = spec.invalid + (1 if spec.invalid <= 0 else -1)
     if heat.valid is not None:
-        frame[heat.valid < 255] = spec.invalid
+        np.copyto(frame, spec.invalid, where=heat.valid < 255, casting="unsafe")
     return frame
 
 
