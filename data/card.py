@@ -6,7 +6,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, PrivateAttr, model_validator
 
-from data.card_fields import MAX_CLASSES, AnyMasks, ImageLabels, Inside, InsidePattern, Labels, Masks, Split
+from data.card_fields import MAX_CLASSES, AnyMasks, ImageLabels, Inside, InsidePattern, Labels, Masks, Place, Split
+from data.encoded import MAX_PIXELS
 from data.errors import DataError
 from data.ids import read_ids, safe_id
 from data.labels.boxes import read_boxes
@@ -46,7 +47,7 @@ class DatasetCard(BaseModel):
 
     version: Literal[1]
     name: str
-    root: str = "."
+    root: Place = "."
     """Folder that the patterns start from: absolute, or relative to the card's folder."""
     rgb: InsidePattern
     thermal: InsidePattern
@@ -65,7 +66,7 @@ class DatasetCard(BaseModel):
     masks: AnyMasks | None = None
     image_labels: ImageLabels | None = None
     thermal_spec: ThermalSpec
-    rig: str | None = None
+    rig: Place | None = None
     """Path of a rig.yaml, relative to the card; None: thermal already lies on RGB."""
     splits: dict[str, Split]
     scenes: Inside | None = None
@@ -77,6 +78,9 @@ class DatasetCard(BaseModel):
     def _is_complete(self) -> Self:
         if self.canvas is None and (self.rgb_size is None or self.thermal_size is None):
             raise ValueError("frames of varying size need a canvas: [height, width]")
+        for name, size in (("rgb", self.rgb_size), ("thermal", self.thermal_size), ("canvas", self.canvas)):
+            if size is not None and size[0] * size[1] > MAX_PIXELS:
+                raise ValueError(f"{name}: {list(size)} is more than {MAX_PIXELS >> 20} megapixels")
         if self.labels is not None and not self.classes:
             raise ValueError("labels need classes: [name, …]")
         if self.masks is not None and not self.classes:

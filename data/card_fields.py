@@ -26,15 +26,22 @@ Level = Annotated[int, Field(ge=0, le=255)]
 Colour = tuple[Level, Level, Level]
 
 
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError(f"{text!r:.60} is no path")
+    return text
+
+
 def _inside(text: str) -> str:
-    if ".." in PurePosixPath(text).parts or "\0" in text or not text:
+    if ".." in PurePosixPath(text).parts or not text:
         raise ValueError("expected a path that does not climb out of its folder with '..'")
     return text
 
 
-Inside = Annotated[str, AfterValidator(_inside)]
+Place = Annotated[str, AfterValidator(_printable)]
+Inside = Annotated[Place, AfterValidator(_inside)]
 """A path below the root or the card's folder, or an absolute one that the user wrote."""
-InsidePattern = Annotated[Pattern, AfterValidator(_inside)]
+InsidePattern = Annotated[Pattern, AfterValidator(_printable), AfterValidator(_inside)]
 
 
 class _Part(BaseModel):

@@ -26,6 +26,8 @@ def read_bytes(path: Path, what: str, limit: int = MAX_TEXT) -> bytes:
             raise DataError(f"{path}: {what} cannot be read (not a file)")
         with path.open("rb") as file:
             raw = file.read(limit + 1)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file ({what})") from None
     except OSError as error:  # also a loop of symbolic links
         raise DataError(f"{path}: {what} cannot be read ({error.strerror})") from None
     except ValueError:  # a NUL in the path

@@ -12,6 +12,12 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from data.errors import DataError
+from data.text_file import read_text
+
+MAX_YAML = 1 << 23
+"""Most bytes of a YAML file: a card that lists 100 000 ids by itself has 2 MiB."""
+MAX_VALUES = 500_000
+MAX_DEPTH = 50
 
 Model = TypeVar("Model", bound=BaseModel)
 Location = tuple[int | str, ...]
@@ -20,32 +26,69 @@ Location = tuple[int | str, ...]
 def read_yaml(path: Path) -> tuple[Any, dict[Location, int]]:
     """Return the plain content of a YAML file and the line (from 1) of every field.
 
-    Only plain YAML is read: a tag such as ``!!python/object`` is an error, never an object.
+    Only plain YAML is read: a tag such as ``!!python/object`` is an error, never an object, and so are references that
+    grow when they are followed.
 
     Raises:
-        DataError: the file cannot be read, or is not YAML.
+        DataError: the file cannot be read, or is not plain YAML.
     """
+    return parse_yaml(read_text(path, "the YAML file", MAX_YAML), str(path))
+
+
+def parse_yaml(text: str, where: str) -> tuple[Any, dict[Location, int]]:
+    """As ``read_yaml``; ``where`` the text is from stands first in errors."""
+    loader = yaml.SafeLoader("")
     try:
-        text = path.read_text(encoding="utf-8")
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        content = yaml.safe_load(text)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from None
+        _refuse_tags(text, where)
+        loader = yaml.SafeLoader(text)
+        root = loader.get_single_node()
+        if root is None:
+            return None, {}
+        _refuse_growth(root, where)
+        return loader.construct_document(root), dict(_lines(root, ()))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
-        raise DataError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', None) or error})") from None
-    return content, dict(_lines(root, ())) if root is not None else {}
+        raise DataError(f"{where}{line}: not valid YAML ({getattr(error, 'problem', None) or error})") from None
+    except RecursionError:
+        raise DataError(f"{where}: not valid YAML (nested too deeply)") from None
+    except (ValueError, OverflowError) as error:  # the 99th of a month, a number of thousands of digits
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{where}: not valid YAML ({error})") from None
+    finally:
+        loader.dispose()
+
+
+def _refuse_tags(text: str, where: str) -> None:
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        tag = getattr(event, "tag", None)
+        if tag is not None:
+            line = f":{event.start_mark.line + 1}" if event.start_mark else ""
+            raise DataError(f"{where}{line}: not valid YAML (the tag {tag:.60}: only plain values are read)")
+
+
+def _refuse_growth(root: yaml.Node, where: str) -> None:
+    """Aliases are followed here and when models are built: nine lines of nine aliases each stand for 10⁹ values."""
+    count, waiting = 0, [(root, 0)]
+    while waiting:
+        node, depth = waiting.pop()
+        count += 1
+        if count > MAX_VALUES or depth > MAX_DEPTH:
+            raise DataError(f"{where}: not valid YAML (aliases or nesting make more than {MAX_VALUES} values of it)")
+        if isinstance(node, yaml.MappingNode):
+            waiting += [(one, depth + 1) for pair in node.value for one in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            waiting += [(one, depth + 1) for one in node.value]
 
 
 def _lines(node: yaml.Node, at: Location) -> Iterator[tuple[Location, int]]:
     yield at, node.start_mark.line + 1
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
-            for place, line in _lines(value, (*at, key.value)):
-                yield place, key.start_mark.line + 1 if place == (*at, key.value) else line
+            name = key.value if isinstance(key.value, str) else str(key.tag)
+            for place, line in _lines(value, (*at, name)):
+                yield place, key.start_mark.line + 1 if place == (*at, name) else line
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
             yield from _lines(value, (*at, index))
@@ -73,7 +116,7 @@ def describe(error: ValidationError, model: type[BaseModel], path: Path | str, l
     # Discriminated unions put the tag into the location; drop what the file does not hold, from the end.
     known = next((at[:n] for n in range(len(at), -1, -1) if at[:n] in lines), ())
     line = f":{lines[known]}" if known in lines else ""
-    field = ".".join(str(part) for part in at) or "the file"
+    field = ".".join(f"{part!s:.80}" for part in at) or "the file"
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     if first["type"] == "extra_forbidden":
         return f"{path}{line}: unknown key '{field}'{_suggestion(at, model)}{more}"
@@ -86,7 +129,7 @@ def describe(error: ValidationError, model: type[BaseModel], path: Path | str, l
 
 def _suggestion(at: Location, model: type[BaseModel]) -> str:
     names = sorted(_keys(model.model_json_schema()))
-    close = difflib.get_close_matches(str(at[-1]), names, n=1)
+    close = difflib.get_close_matches(str(at[-1])[:80], names, n=1)
     return f"; did you mean '{close[0]}'?" if close else ""
 
 

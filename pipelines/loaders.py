@@ -154,8 +154,11 @@ class _Pool:
         """Yield the batches of these keys; what an epoch that was broken off had still in hand is dropped."""
         self._plan.steps = steps
         stacked: Stacked
-        for stacked in self._loader:
-            yield unpack(stacked)
+        try:
+            for stacked in self._loader:
+                yield unpack(stacked)
+        except DataError as error:  # torch puts a worker's whole traceback before what it says
+            raise DataError(str(error).rpartition(f"{DataError.__name__}: ")[2].removesuffix("\\n")) from None
 
 
 def _one_thread(_: int) -> None:

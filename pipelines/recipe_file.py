@@ -12,11 +12,12 @@ from pydantic import PrivateAttr, ValidationError
 
 from data.augment.spec import AugmentSpec
 from data.errors import DataError
-from data.yaml_file import Location, describe, read_yaml
+from data.yaml_file import Location, describe, parse_yaml, read_yaml
 from fusion.errors import FusionError
 from fusion.recipe import Recipe
 
 PARENT = "extends"
+_LONGEST_NAME = 200
 _SHIPPED = Path(str(resources.files("pipelines.recipes")))
 
 
@@ -100,9 +101,11 @@ def _read(path: Path, children: tuple[Path, ...]) -> tuple[dict[str, Any], dict[
     parent = content.pop(PARENT, None)
     if parent is None:
         return content, lines
+    if not isinstance(parent, str) or not parent.isprintable() or len(parent) > _LONGEST_NAME:
+        raise DataError(f"{path}:{lines.get((PARENT,))}: {PARENT}: {parent!r:.60}, expected a recipe's name or path")
     sibling = path.parent / f"{parent}.yaml"
     own = sibling.exists() and sibling != path  # a user's staged.yaml may extend the shipped one of that name
-    source = sibling if own else _find_parent(str(parent), f"{path}:{lines.get((PARENT,))}")
+    source = sibling if own else _find_parent(parent, f"{path}:{lines.get((PARENT,))}")
     inherited, its_lines = _read(source, (*children, path))
     changed = content.get("stages")
     if isinstance(changed, dict):
@@ -176,10 +179,7 @@ def _change(content: dict[str, Any], change: str, lines: dict[Location, int]) ->
     place, equals, text = change.partition("=")
     if not equals or not place:
         raise DataError(f"--set {change}: expected key=value, such as --set stages.0.epochs=5")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise DataError(f"--set {change}: '{text}' is not a YAML value") from None
+    value, _ = parse_yaml(text, f"--set {place}")
     parts: list[Any] = [int(part) if part.isdigit() else part for part in place.split(".")]
     *parents, last = parts
     at: Any = content

@@ -190,7 +190,7 @@ def test_a_wrong_card_is_one_line(folder, old, new, text):
     [
         ("version", "version", "test", "no split 'test'; there is train, val, few"),
         ("coco: train", "coco: tarin", "train", "split 'train' is empty .*split: tarin"),
-        ("file: val.txt", "file: none.txt", "val", r"none\.txt: the list of ids cannot be read \(No such file"),
+        ("file: val.txt", "file: none.txt", "val", r"none\.txt: no such file \(the list of ids\)"),
         ("classes: [person, car]", "classes: [person]", "few", "class 'car' is not among the card's classes"),
     ],
 )
