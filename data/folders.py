@@ -1,5 +1,6 @@
 """What lies in two folders of pictures: which files pair, their sizes and kind, and what has to be assumed of them."""
 
+import json
 import re
 import statistics
 from collections import Counter
@@ -14,6 +15,7 @@ import numpy as np
 from data.errors import DataError
 from data.images import SUFFIXES, Header, read_header, read_thermal
 from data.patterns import id_from_name
+from data.signs.look import look_at_files
 from data.thermal import DTYPES, ThermalSpec
 
 RGB_NAMES = (
@@ -185,6 +187,14 @@ def _one_dtype(headers: list[Header], paths: list[Path], sensor: str) -> str:
             f"RGB pictures are {dtype}, expected 8 bits per channel (first: {paths[0]}); are the folders swapped?"
         )
     return dtype
+
+
+def find_signs(rgb: Side, thermal: Side, spec: ThermalSpec, assumed: list[str]) -> None:
+    """Say what a sample of pairs shows of how thermal was stored, exposed and mounted; nothing is changed by itself."""
+    ids = list(thermal.files)
+    for sign in look_at_files([thermal.files[one] for one in ids], [rgb.files.get(one) for one in ids], spec):
+        change = f"; proposed: {json.dumps(sign.change)}" if sign.change else ""
+        assumed.append(f"{'! ' if sign.level == 'warning' else ''}{sign.text}{change}")
 
 
 def find_unit(

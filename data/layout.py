@@ -10,7 +10,7 @@ import numpy as np
 
 from data.card import DatasetCard, Split, read_ids
 from data.errors import DataError
-from data.folders import find_pairs, find_sizes, find_unit
+from data.folders import Side, find_pairs, find_signs, find_sizes, find_unit
 from data.found_labels import Pairs, find_labels
 from data.yaml_file import atomic, dump_model
 
@@ -68,6 +68,7 @@ def recognise(
     rgb, thermal, ids = find_pairs(rgb_dir, thermal_dir, assumed)
     rgb_size, thermal_size, canvas, dtype = find_sizes(rgb, thermal, ids, assumed)
     spec = find_unit(dtype, unit, [thermal.files[one] for one in ids], assumed)
+    find_signs(_only(rgb, ids), _only(thermal, ids), spec, assumed)
     root = _common(rgb_dir, thermal_dir)
     rgb_pattern, thermal_pattern = (
         str(PurePosixPath(inside(folder, root)) / side.pattern)
@@ -186,6 +187,10 @@ def _ids_of(split: str, card: DatasetCard, labelled: Mapping[str, str | None], l
     if chosen.file is not None:
         return lists[card.path.parent / chosen.file].split("\n")[:-1]
     return [one for one, name in labelled.items() if name == chosen.coco]
+
+
+def _only(side: Side, ids: list[str]) -> Side:
+    return Side(side.pattern, {one: side.files[one] for one in ids})
 
 
 def _common(rgb_dir: Path, thermal_dir: Path) -> Path:

@@ -15,6 +15,8 @@ from data.errors import DataError
 from data.layouts.found import hold_out, list_ids, read_list, stretches
 from data.layouts.known import LAYOUTS, find_layout, looked_for
 from data.layouts.recognise import recognise_set
+from pipelines.cli import main
+from pipelines.recipe_file import load_recipe
 
 SIZE = (48, 64)
 """Height, width of every picture here."""
@@ -153,11 +155,11 @@ def flir_aligned(root: Path) -> dict[str, int]:
 
 
 def m3fd(root: Path) -> dict[str, int]:
-    for number in range(500):
+    for number in range(150):
         draw(root / f"Vis/{number:05}.png", 3)
         draw(root / f"Ir/{number:05}.png", 1)
         voc(root / f"Annotation/{number:05}.xml", "People", "Lamp")
-    return {"train": 350, "val": 50, "test": 100}
+    return {"train": 50, "val": 50, "test": 50}
 
 
 TREES: dict[str, Callable[[Path], dict[str, int]]] = {
@@ -171,6 +173,11 @@ TREES: dict[str, Callable[[Path], dict[str, int]]] = {
     "m3fd": m3fd,
 }
 """Layout → function that writes a miniature of its set and returns split → pairs."""
+SIZES = {
+    "mfnet": (480, 640), "msrs": (480, 640), "pst900": (720, 1280), "fmb": (600, 800), "kaist": (512, 640),
+    "llvip": (512, 640), "flir-aligned": (512, 640), "m3fd": (480, 640),
+}  # fmt: skip
+"""Height, width that the literature trains at; canvases are the next multiples of 32."""
 TASKS = {name: "segment" if name in ("mfnet", "msrs", "pst900", "fmb") else "detect" for name in TREES}
 
 
@@ -225,6 +232,15 @@ def test_no_pair_is_learned_from_and_judged(made):
         assert not ids[one] & ids[other], (one, other)
 
 
+def test_a_recipe_of_its_name_fits_it(made):
+    name, *_, card, _ = made
+    recipe = load_recipe(name)
+    assert recipe.model.head.kind == TASKS[name]
+    assert card.name in recipe.about and set(recipe.model.sensors) == {"rgb", "thermal"}
+    height, width = SIZES[name]
+    assert all(0 <= canvas - edge < 32 for canvas, edge in zip(recipe.model.size, (height, width), strict=True))
+
+
 # What single sets are like
 
 
@@ -244,6 +260,14 @@ def test_mfnet_reads_thermal_from_the_fourth_channel_and_leaves_mirrored_copies_
     assert np.array_equal(pair["thermal"], raw[..., 3]) and np.array_equal(pair["rgb"], raw[..., 2::-1])
     assert [sample.scene for sample in card.samples("train")] == ["day", "day", "night"]
     assert any("1 mirrored" in line for line in layout.assumed)
+
+
+def test_official_parts_of_a_split_are_no_error_to_check(tmp_path, capsys):
+    card, _ = built(tmp_path, "mfnet")
+    assert main(["data", "check", str(card.path)]) == 0, capsys.readouterr().err
+    (tmp_path / "card.val.txt").write_text("00004D\n")
+    assert main(["data", "check", str(card.path)]) == 1
+    assert "pair '00004D' is in the splits 'val' and 'test'" in capsys.readouterr().err
 
 
 def test_msrs_and_pst900_hold_out_whole_sequences(tmp_path):
@@ -292,11 +316,11 @@ def test_kaist_reads_its_xml_annotations(tmp_path):
 
 def test_m3fd_uses_lists_where_there_are_some(tmp_path):
     def change(root):
-        text(root / "meta/train.txt", *(f"{number:05}.png" for number in range(400)))
-        text(root / "meta/val.txt", *(f"{number:05}.png" for number in range(400, 500)))
+        text(root / "meta/train.txt", *(f"{number:05}.png" for number in range(100)))
+        text(root / "meta/val.txt", *(f"{number:05}.png" for number in range(100, 150)))
 
     _, layout = built(tmp_path, "m3fd", change)
-    assert layout.counts == {"train": 400, "val": 100}
+    assert layout.counts == {"train": 100, "val": 50}
 
 
 def test_pairs_that_are_not_there_are_told_of(tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from data.card import DatasetCard
 from data.errors import DataError
-from data.folders import Side, find_sizes, find_unit
+from data.folders import Side, find_signs, find_sizes, find_unit
 from data.layout import Layout, inside
 from data.layouts.found import Found
 from data.layouts.known import find_layout
@@ -40,6 +40,7 @@ def recognise_set(path: Path, out: Path, unit: str | None = None, name: str | No
     rgb, thermal = (Side(text, {one: root / fill(text, one) for one in ids}) for text in (found.rgb, found.thermal))
     rgb_size, thermal_size, canvas, dtype = find_sizes(rgb, thermal, ids, assumed)
     spec = find_unit(dtype, unit, list(thermal.files.values()), assumed, found.thermal_spec)
+    find_signs(rgb, thermal, spec, assumed)
     lists = {out.with_name(f"{out.stem}.{split}.txt"): "\n".join(members) + "\n" for split, members in splits.items()}
     scenes = out.with_name(f"{out.stem}.scenes.json")
     if found.scenes:
