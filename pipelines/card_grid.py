@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from data.augment.augmenter import Augmenter
 from data.augment.spec import AugmentSpec
-from data.card import DatasetCard, Sample
+from data.card import SENSORS, DatasetCard, Sample
 from data.card_fields import IGNORE
 from data.frame import Image
 from data.pairs import Truth, load_pair
@@ -20,14 +20,16 @@ _TILE = 256
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
-def card_grid(card: DatasetCard, split: str, count: int, augment: bool, seed: int, columns: int = 4) -> Image:
+def card_grid(
+    card: DatasetCard, split: str, count: int, augment: AugmentSpec | None, seed: int, columns: int = 4
+) -> Image:
     """Draw up to ``count`` pairs, spread evenly over the split: H×W×3 uint8, RGB above thermal in each cell.
 
     Args:
         card: The data set.
         split: One of its splits.
         count: Largest number of pairs.
-        augment: Draw them as training changes them, by the default AugmentSpec.
+        augment: Draw them as training changes them by it; None: as they are.
         seed: Of the augmentation.
         columns: Pairs in a row.
 
@@ -37,7 +39,7 @@ def card_grid(card: DatasetCard, split: str, count: int, augment: bool, seed: in
     samples = card.samples(split)
     chosen = [samples[k] for k in np.linspace(0, len(samples) - 1, min(count, len(samples))).round().astype(int)]
     preparer = Preparer(card.inputs(), card.load_rig())
-    augmenter = Augmenter(AugmentSpec(), card.thermal_spec) if augment else None
+    augmenter = None if augment is None else Augmenter(augment, card.thermal_spec)
     cells = [_cell(sample, card, preparer, augmenter, seed + k) for k, sample in enumerate(chosen)]
     blank = np.zeros_like(cells[0])
     columns = min(columns, len(cells))
@@ -51,19 +53,23 @@ def _cell(
 ) -> NDArray[np.uint8]:
     prepared, truth = _load(sample, card, preparer)
     rgb, thermal = prepared.rgb, prepared.thermal
+    there = (bool(prepared.present[0]), bool(prepared.present[1]))
     if augmenter is not None:
-        there = (bool(prepared.present[0]), bool(prepared.present[1]))
         placed = {name: value for name, value in truth.items() if name in ("boxes", "labels", "mask")}
         changed = augmenter(rgb, thermal, seed, there, **placed)
-        rgb, thermal = changed.rgb, changed.thermal
+        rgb, thermal, there = changed.rgb, changed.thermal, changed.present
         truth |= {name: getattr(changed, name) for name in placed}
     height = round(_TILE * rgb.shape[0] / rgb.shape[1])
     views = [
         np.asarray(cv2.resize(view, (_TILE, height), interpolation=cv2.INTER_AREA), np.uint8)
         for view in (rgb, false_colour(thermal, card.thermal_spec.invalid))
     ]
-    for view in views:
+    for view, sensor, is_there in zip(views, SENSORS, there, strict=True):
+        if not is_there:
+            view[:] = 0
         _draw(view, truth, _TILE / rgb.shape[1], card.classes)
+        if not is_there:
+            cv2.putText(view, f"{sensor} is not there", (4, height // 2), _FONT, 0.4, (255, 255, 255), 1, cv2.LINE_AA)
     words = [sample.id, sample.scene or "", "" if truth else "(no labels)"]
     if "label" in truth:
         words.append(f"= {card.image_classes[int(truth['label'])]}")

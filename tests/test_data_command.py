@@ -232,6 +232,18 @@ def test_show_draws_a_grid(folder, capsys, augment):
     assert not grid[2 * 171 :, 2 * 256 :].any(), "six pairs leave two cells of eight empty"
 
 
+def test_show_draws_what_a_recipe_makes_of_the_pairs(folder, capsys):
+    grids = []
+    for word in ("augment.flip=0", "augment.drop_thermal=1", "augment.drop_rgb=1"):
+        code, text, _ = rgbt(capsys, "show", folder / "card.yaml", "--out", folder / "g.png", "--n", "1", "--set", word)
+        assert code == 0 and "augmented" in text
+        grids.append(cv2.imread(str(folder / "g.png")).astype(int))
+    upper, lower = slice(0, 171), slice(171, 342)
+    assert np.abs(grids[1][upper] - grids[0][upper]).mean() < np.abs(grids[1][lower] - grids[0][lower]).mean()
+    assert (grids[1][lower] == 0).mean() > 0.5 and (grids[2][upper] == 0).mean() > 0.5
+    assert "augment.nihgt" in fails(capsys, "show", folder / "card.yaml", "--set", "augment.nihgt=1")
+
+
 def test_show_names_wrong_arguments(folder, capsys):
     assert "no split 'tset'" in fails(capsys, "show", folder / "card.yaml", "--split", "tset")
     assert "a picture's name ends in one of" in fails(capsys, "show", folder / "card.yaml", "--out", "grid.txt")

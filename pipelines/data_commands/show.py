@@ -2,9 +2,13 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data.errors import DataError
 from pipelines.data_commands.numbers import seed
+
+if TYPE_CHECKING:
+    from data.augment.spec import AugmentSpec
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -13,7 +17,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("grid.png"), help="PNG or JPEG (default: grid.png)")
     parser.add_argument("--split", help="default: the card's first split")
     parser.add_argument("--n", type=int, default=12, help="pairs to draw (default: 12)")
-    parser.add_argument("--augment", action="store_true", help="as training changes them")
+    parser.add_argument("--augment", action="store_true", help="as training changes them, sensors left out included")
+    parser.add_argument("--recipe", metavar="NAME", help="whose augment is meant (default: staged); implies --augment")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="K=V", help="such as augment.night=1; implies --augment"
+    )
     parser.add_argument("--seed", type=seed, default=0, help="of the augmentation")
     parser.set_defaults(run=run)
 
@@ -25,14 +33,25 @@ def run(args: argparse.Namespace) -> int:
     from data.yaml_file import atomic
     from pipelines.card_grid import card_grid
 
+    augment = _augment(args)
     if args.out.suffix.lower() not in SUFFIXES:
         raise DataError(f"{args.out}: a picture's name ends in one of {', '.join(SUFFIXES)}")
     card = DatasetCard.load(args.card)
     if not card.splits:
         raise DataError(f"{args.card}: no splits")
     split = args.split or next(iter(card.splits))
-    grid = card_grid(card, split, max(1, args.n), args.augment, args.seed)
+    grid = card_grid(card, split, max(1, args.n), augment, args.seed)
     with atomic(args.out) as file:
         file.write(encode_image(args.out.suffix, grid))
-    print(f"wrote {args.out}: split '{split}'{', augmented' if args.augment else ''}")
+    print(f"wrote {args.out}: split '{split}'{'' if augment is None else ', augmented'}")
     return 0
+
+
+def _augment(args: argparse.Namespace) -> "AugmentSpec | None":
+    from data.augment.spec import AugmentSpec
+
+    if not (args.recipe or args.set):
+        return AugmentSpec() if args.augment else None
+    from pipelines.recipe_file import load_recipe
+
+    return load_recipe(args.recipe or "staged", args.set).augment
