@@ -1,6 +1,7 @@
 """Which recipe is best on this data: recipes × seeds, each measured on the same pictures, with intervals."""
 
 import json
+from collections.abc import Iterable, Sequence
 
 from data.yaml_file import atomic
 from pipelines.compare_cells import Train
@@ -8,6 +9,7 @@ from pipelines.compare_jobs import run_cells
 from pipelines.compare_plan import plan
 from pipelines.compare_request import Request
 from pipelines.compare_result import Comparison, Line, against, change_without, duration, summarise
+from pipelines.figures import called
 from pipelines.report.comparison import write_comparison
 from pipelines.train import train as train_for_real
 
@@ -38,12 +40,14 @@ def compare(request: Request, train: Train = train_for_real) -> Comparison:
 def text_table(result: Comparison) -> str:
     """The rows as text, with the warnings and what selected what."""
     width = max(len(line.name) for line in result.rows)
+    others = list(result.rows[0].others)
+    means, base = _columns(called(name) for name in others), f"against {result.base}"
     head = (
-        f"{'':{width}}  {'AP50  [95 %]':21}  {'mAP':5}  {'against ' + result.base:34}  {'rgb absent':>10}  "
+        f"{'':{width}}  {called(result.metric) + '  [95 %]':21}  {means}  {base:34}  {'rgb absent':>10}  "
         f"{'thermal absent':>14}  {'steps':>6}  {'time':>7}  {'params':>7}  seeds"
     )
     lines = [f"{result.split} split, {result.pictures} pairs, {result.seeds} seeds", head]
-    lines += [_text_row(result, line, width) for line in result.rows]
+    lines += [_text_row(result, line, width, others) for line in result.rows]
     for effort in result.efforts:
         for one in effort.pretraining:
             lines.append(
@@ -57,10 +61,15 @@ def text_table(result: Comparison) -> str:
     return "\n".join(lines)
 
 
-def _text_row(result: Comparison, line: Line, width: int) -> str:
-    effort, ap50 = result.effort(line), line.ap50
-    figures = f"{line.name:{width}}  {ap50.mean:.3f} [{ap50.low:.3f}, {ap50.high:.3f}]  {line.map:.3f}"
-    seeds = " ".join(f"{value:.3f}" for value in ap50.per_seed)
+def _columns(texts: Iterable[str]) -> str:
+    return "  ".join(f"{text:>8}" for text in texts)
+
+
+def _text_row(result: Comparison, line: Line, width: int, others: Sequence[str]) -> str:
+    effort, score = result.effort(line), line.score
+    means = _columns(f"{line.mean(name):.3f}" for name in others)
+    figures = f"{line.name:{width}}  {score.mean:.3f} [{score.low:.3f}, {score.high:.3f}]  {means}"
+    seeds = " ".join(f"{value:.3f}" for value in score.per_seed)
     cost = f"{'':6}  {'':7}  {'':7}"
     if line.absent is None:
         cost = f"{effort.labelled_steps:6g}  {duration(effort):>7}  {effort.parameters / 1e6:6.2f}M"

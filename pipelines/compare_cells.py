@@ -48,6 +48,8 @@ class Train(Protocol):
 class Setting:
     """Which pictures train, which are validated on while training, and which are reported."""
 
+    task: str
+    """What all recipes are to answer."""
     card: DatasetCard
     """What training sees."""
     source: DatasetCard
@@ -160,14 +162,14 @@ class Cell:
             absent = next((s for s in self.recipe.model.sensors if s not in row.sensors), None)
             name = f"records-without-{absent}.npz" if absent else "records.npz"
             save_records(self.folder / name, records)
-            rows.append({"absent": absent, "ap50": row.ap50, "map": row.map, "records": name})
+            rows.append({"absent": absent, "records": name} | row.metrics)
         parameters = sum(p.numel() for p in load_model(self.folder).parameters())
         note = {"digest": self.setting.digest, "parameters": parameters, "rows": rows}
         with atomic(self.folder / MEASURED, "w") as file:
             json.dump(note, file, indent=1)
 
     def measured(self) -> dict[str, Any]:
-        """What ``run`` found: ``parameters``, and ``rows`` with ``absent``, ``ap50``, ``map`` and ``records``."""
+        """What ``run`` found: ``parameters``, and ``rows`` with ``absent``, ``records`` and the figures by name."""
         found: dict[str, Any] = json.loads((self.folder / MEASURED).read_text())
         return found
 

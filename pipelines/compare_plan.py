@@ -1,6 +1,7 @@
 """What rgbt compare has to do: a cell for each recipe and seed, or one line that says why it cannot be done."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from data.card import DatasetCard
@@ -30,9 +31,9 @@ def plan(request: Request) -> list[Cell]:
         FusionError: a recipe whose groups or weights do not fit.
     """
     require_sane(request)
-    setting = choose_setting(request)
     names = {Path(text).stem: text for text in request.recipes}
     loaded = {name: _load(name, text, request) for name, text in names.items()}
+    setting = choose_setting(request, _task(loaded))
     recipes = with_equal_steps(loaded, request.labels, setting)
     device = make_fabric(find_processes(1, 1), request.accelerator, request.precision).device.type
     cells = []
@@ -64,6 +65,15 @@ def _load(name: str, text: str, request: Request) -> TrainRecipe:
             changes.append(f"{field}{equals}{value}")
     recipe = _scaled(load_recipe(text, changes), name, request.epochs)
     return recipe if request.select is None else recipe.model_copy(update={"select": request.select})
+
+
+def _task(recipes: Mapping[str, TrainRecipe]) -> str:
+    """What all recipes train a model to do."""
+    tasks = {name: recipe.model.head.kind for name, recipe in recipes.items()}
+    if len(set(tasks.values())) > 1:
+        listed = ", ".join(f"'{name}' to {task}" for name, task in tasks.items())
+        raise DataError(f"the recipes train for different tasks ({listed}), which no figure compares")
+    return next(iter(tasks.values()))
 
 
 def _scaled(recipe: TrainRecipe, name: str, factor: float) -> TrainRecipe:

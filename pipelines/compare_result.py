@@ -13,6 +13,7 @@ from export.bench import machine
 from fusion.bootstrap import Difference, Estimate, Resampled, resampled
 from fusion.bootstrap import compare as estimate_all
 from fusion.bootstrap import load as load_records
+from fusion.heads import HEADS
 from pipelines.compare_cells import Cell
 from pipelines.compare_request import Request
 from pipelines.recipe_file import TrainRecipe
@@ -20,6 +21,8 @@ from pipelines.recipe_file import TrainRecipe
 DRAWS = 2000
 FEW = 20
 """Validation pictures below which what they choose is largely chance."""
+_NO_FIGURES = ("absent", "records")
+"""What a measured row holds beside the task's figures."""
 Verdict = Literal["better", "worse"]
 
 
@@ -61,14 +64,26 @@ class Line:
     name: str
     recipe: str
     absent: str | None
-    ap50: Estimate
-    map: float
-    """Mean over the seeds."""
-    map_per_seed: tuple[float, ...]
+    score: Estimate
+    """The task's main figure."""
+    others: dict[str, tuple[float, ...]]
+    """Each other figure of the task → its value for each seed."""
     verdict: Verdict | None
     """Against the first recipe; None where the interval of the difference holds 0."""
     without: dict[str, Difference]
-    """Sensor → AP50 without it minus AP50 with it; empty where the recipe has one sensor, or one is taken away."""
+    """Sensor → the main figure without it minus that with it; empty where the recipe has one, or one is gone."""
+
+    def mean(self, metric: str) -> float:
+        """Over the seeds, of one of the other figures."""
+        return sum(self.others[metric]) / len(self.others[metric])
+
+    def as_json(self, metric: str) -> dict[str, Any]:
+        """Plain JSON; the main figure stands under its name, others under theirs."""
+        found = asdict(self)
+        found[metric] = found.pop("score")
+        for name, values in found.pop("others").items():
+            found |= {name: self.mean(name), f"{name}_per_seed": values}
+        return found
 
 
 @dataclass(frozen=True)
@@ -77,6 +92,9 @@ class Comparison:
 
     card: str
     split: str
+    task: str
+    metric: str
+    """The task's main figure, by which recipes are compared."""
     pictures: int
     seeds: int
     labels: float
@@ -99,7 +117,7 @@ class Comparison:
 
     def as_json(self) -> dict[str, Any]:
         """Plain JSON."""
-        return asdict(self)
+        return asdict(self) | {"rows": [line.as_json(self.metric) for line in self.rows]}
 
 
 def summarise(request: Request, cells: Sequence[Cell]) -> Comparison:
@@ -109,14 +127,17 @@ def summarise(request: Request, cells: Sequence[Cell]) -> Comparison:
         by_name.setdefault(cell.name, []).append(cell)
     setting = cells[0].setting
     efforts = tuple(_effort(mine, request) for mine in by_name.values())
+    metric, _ = HEADS[setting.task].criterion
     return Comparison(
         card=str(setting.source.path),
         split=setting.reported,
+        task=setting.task,
+        metric=metric,
         pictures=setting.pictures,
         seeds=request.seeds,
         labels=request.labels,
         validation=setting.validation,
-        rows=tuple(_lines(by_name)),
+        rows=tuple(_lines(by_name, metric)),
         efforts=efforts,
         warnings=tuple(_warnings(efforts, [mine[0] for mine in by_name.values()], request)),
         command=shlex.join(["rgbt", *sys.argv[1:]]),
@@ -133,20 +154,21 @@ def _machine(accelerator: str) -> dict[str, str]:
     return found | {name: version(name) for name in ("torch", "timm")}
 
 
-def _lines(by_name: dict[str, list[Cell]]) -> list[Line]:
+def _lines(by_name: dict[str, list[Cell]], metric: str) -> list[Line]:
     """A row for each recipe, then for each fused one a row without either sensor."""
     runs: dict[tuple[str, str | None], list[Resampled]] = {}
-    maps: dict[tuple[str, str | None], list[float]] = {}
+    others: dict[tuple[str, str | None], list[dict[str, float]]] = {}
     for name, cells in by_name.items():
         for cell in cells:
             for row in cell.measured()["rows"]:
+                key, setting = (name, row["absent"]), cell.setting
                 records = load_records(cell.folder / row["records"])
-                run = resampled("detect", records, len(cell.setting.card.classes))
-                runs.setdefault((name, row["absent"]), []).append(run)
-                maps.setdefault((name, row["absent"]), []).append(row["map"])
+                classes = len(setting.card.classes_of(setting.task))
+                runs.setdefault(key, []).append(resampled(setting.task, records, classes))
+                others.setdefault(key, []).append({k: v for k, v in row.items() if k not in (*_NO_FIGURES, metric)})
     keys = sorted(runs, key=lambda key: key[1] is not None)  # stable: whole recipes first, in their order
     found = estimate_all({_row_name(*key): runs[key] for key in keys}, DRAWS)
-    return [_line(key, found[_row_name(*key)], maps[key], _without(key, runs)) for key in keys]
+    return [_line(key, found[_row_name(*key)], others[key], _without(key, runs)) for key in keys]
 
 
 def _without(key: tuple[str, str | None], runs: dict[tuple[str, str | None], list[Resampled]]) -> dict[str, Difference]:
@@ -164,9 +186,14 @@ def _row_name(recipe: str, absent: str | None) -> str:
     return recipe if absent is None else f"{recipe}, {absent} absent"
 
 
-def _line(key: tuple[str, str | None], estimate: Estimate, maps: list[float], without: dict[str, Difference]) -> Line:
-    mean = sum(maps) / len(maps)
-    return Line(_row_name(*key), *key, estimate, mean, tuple(maps), _verdict(estimate), without)
+def _line(
+    key: tuple[str, str | None],
+    estimate: Estimate,
+    others: list[dict[str, float]],
+    without: dict[str, Difference],
+) -> Line:
+    by_metric = {metric: tuple(seed[metric] for seed in others) for metric in others[0]}
+    return Line(_row_name(*key), *key, estimate, by_metric, _verdict(estimate), without)
 
 
 def _verdict(estimate: Estimate) -> Verdict | None:
@@ -263,14 +290,14 @@ def _warnings(efforts: Sequence[Effort], cells: Sequence[Cell], request: Request
 
 def against(line: Line) -> str:
     """A row's difference to the first recipe, its interval, and what may be claimed."""
-    difference = line.ap50.difference
+    difference = line.score.difference
     if difference is None:
         return "–"
     return f"{difference.mean:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}] {line.verdict or ''}".rstrip()
 
 
 def change_without(line: Line, sensor: str) -> str:
-    """What a sensor's absence does to AP50, on the row of the whole recipe."""
+    """What a sensor's absence does to the main figure, on the row of the whole recipe."""
     return f"{line.without[sensor].mean:+.3f}" if sensor in line.without else ""
 
 

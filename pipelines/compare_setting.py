@@ -2,20 +2,22 @@
 
 import hashlib
 
-from data.card import DatasetCard, Sample
+from data.card import DatasetCard
 from data.errors import DataError
+from data.sample import Sample
 from data.subset import holdout, subset
 from pipelines.compare_cells import Setting
 from pipelines.compare_request import Request
 
 
-def choose_setting(request: Request) -> Setting:
+def choose_setting(request: Request, task: str) -> Setting:
     """Decide which pictures train, select and are reported: never is anything chosen on the reported ones."""
     source = DatasetCard.load(request.card)
     both = {"val", "test"} <= set(source.splits)
     reported = request.report or ("test" if both or "val" not in source.splits else "val")
     samples = source.samples(reported)
-    lacking = next((sample.id for sample in samples if sample.boxes is None), None)
+    source.require(task)
+    lacking = next((sample.id for sample in samples if not sample.has(task)), None)
     if lacking is not None:
         raise DataError(
             f"{source.path}: pair '{lacking}' of split '{reported}' has no labels, so it cannot be reported; "
@@ -36,11 +38,12 @@ def choose_setting(request: Request) -> Setting:
     _require_apart(source, card, reported)
     shown = {sample.id for sample in samples}
     return Setting(
+        task=task,
         card=card,
         source=source,
         reported=reported,
         pictures=len(samples),
-        digest=_digest(reported, samples),
+        digest=_digest(reported, samples, task),
         validation=words,
         validated=len(card.samples("val")),
         leaks=sum(sample.id in shown for split in card.unlabelled for sample in card.samples(split)),
@@ -49,12 +52,22 @@ def choose_setting(request: Request) -> Setting:
     )
 
 
-def _digest(split: str, samples: list[Sample]) -> str:
+def _digest(split: str, samples: list[Sample], task: str) -> str:
     digest = hashlib.sha256(split.encode())
     for sample in samples:
-        assert sample.boxes is not None and sample.labels is not None
-        digest.update(sample.id.encode() + sample.boxes.tobytes() + sample.labels.tobytes())
+        digest.update(sample.id.encode() + _truth(sample, task))
     return digest.hexdigest()
+
+
+def _truth(sample: Sample, task: str) -> bytes:
+    """What the pair is labelled with, as bytes."""
+    if task == "detect":
+        assert sample.boxes is not None and sample.labels is not None
+        return sample.boxes.tobytes() + sample.labels.tobytes()
+    if task == "segment":
+        assert sample.mask is not None
+        return sample.mask.read_bytes()
+    return str(sample.image_label).encode()
 
 
 def _require_apart(source: DatasetCard, card: DatasetCard, reported: str) -> None:

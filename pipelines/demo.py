@@ -90,7 +90,7 @@ def run_demo(
     live, video = _live(out, bundle)
     return DemoResult(
         evaluation,
-        {**{row: figures.ap50 for row, figures in alone.items()}, "fused": evaluation.rows[0].ap50},
+        {row: figures.main for row, figures in {**alone, "fused": evaluation.rows[0]}.items()},
         parity.figures["scores_max_abs"], parity.figures["boxes_max_abs_px"], live["pairs_per_s"], speed.pairs_per_s,
         report, bundle, video, time.perf_counter() - started,
     )  # fmt: skip

@@ -1,121 +1,39 @@
-"""Measures a trained run or a bundle on a split of a card; one row for each choice of sensors."""
+"""Measures a trained run or a bundle on a split of a card; one row for each thing that is done to the pairs."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from data.card import DatasetCard
 from data.errors import DataError
-from data.pairs import load_pair
-from data.prepare import InputSpec, Prepared, Preparer
-from export.bundle import INFO, read_bundle
-from export.session import Session
-from fusion.bootstrap import Record
-from fusion.checkpoint import load_model
-from fusion.detect import DetectMetric
+from data.pairs import Truth, load_pair
+from data.prepare import Prepared, Preparer
+from data.sample import Sample
+from fusion.heads import metric_for
+from pipelines.evaluation import Evaluation, Example, Row, table
+from pipelines.robustness import Change, Condition, choose, content_size, mean
+from pipelines.subject import Subject, open_subject
 
-Predict = Callable[[Prepared], NDArray[np.float32]]
-"""One prepared pair → boxes [K,6] in pixels of the model's RGB."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table: a model with the sensors it was given."""
-
-    name: str
-    sensors: tuple[str, ...]
-    ap50: float
-    map: float
-    per_class: dict[str, dict[str, Any]]
-    """Class → ap50, map, count, precision (101 values), recall (101 values)."""
+__all__ = ["Evaluation", "Example", "Row", "evaluate", "measure", "open_subject", "table"]
 
 
-@dataclass(frozen=True)
-class Example:
-    """One pair as it was shown to the model, with what it answered and what is true."""
+class _Pass:
+    """One look at all pairs of a split, all of them changed in one way."""
 
-    id: str
-    rgb: NDArray[np.uint8]
-    """H×W×3."""
-    thermal: NDArray[Any]
-    """Ht×Wt in the card's unit, covering RGB's field of view."""
-    found: NDArray[np.float32]
-    """[K,6] x1, y1, x2, y2, score, class in pixels of ``rgb``."""
-    truth: NDArray[np.float32]
-    """[N,4]."""
-    truth_labels: NDArray[np.int64]
-    invalid: float = 0.0
-    """Value of the pixels of ``thermal`` that show nothing."""
+    def __init__(self, subject: Subject, condition: Condition, change: Change) -> None:
+        self.subject, self.condition, self.change = subject, condition, change
+        self.metric = metric_for(subject.task, subject.classes)
 
-
-@dataclass
-class Evaluation:
-    """What a split says of one or several models."""
-
-    card: str
-    split: str
-    pairs: int
-    classes: tuple[str, ...]
-    rows: list[Row] = field(default_factory=list)
-    examples: list[Example] = field(default_factory=list)
-    records: list[list[Record]] = field(default_factory=list)
-    """For each row what was answered on every pair, in the split's order."""
-
-    def as_json(self) -> dict[str, Any]:
-        """All but pictures and records, as plain JSON."""
-        kept = ("card", "split", "pairs", "classes")
-        return {key: getattr(self, key) for key in kept} | {"rows": [asdict(row) for row in self.rows]}
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A model to be measured, from a run folder or a bundle."""
-
-    name: str
-    predict: Predict
-    sensors: tuple[str, ...]
-    inputs: dict[str, Any]
-    classes: tuple[str, ...]
-
-
-def open_subject(path: Path, provider: str = "cpu") -> Subject:
-    """Open a run or a bundle; DataError, FusionError or ExportError says what is wrong with it."""
-    if (path / INFO).exists():
-        bundle = read_bundle(path)
-        session = Session(bundle, provider=provider)
-        inputs = bundle.info.inputs.model_dump(mode="json")
-        return Subject(path.name, _by_session(session), bundle.info.sensors, inputs, bundle.info.classes)
-    if not (path / "model").exists() and not (path / "checkpoints").exists():
-        raise DataError(
-            f"{path}: neither a bundle (no {INFO}) nor a run (no model); name the folder that train or export wrote"
-        )
-    model = load_model(path)
-    return Subject(path.name, _by_model(model), model.config.sensors, model.config.inputs, model.config.classes)
-
-
-def _by_session(session: Session) -> Predict:
-    def predict(pair: Prepared) -> NDArray[np.float32]:
-        boxes: NDArray[np.float32] = session.run(pair.rgb[None], pair.thermal[None], pair.present[None])["boxes"][0]
-        return boxes
-
-    return predict
-
-
-def _by_model(model: torch.nn.Module) -> Predict:
-    @torch.no_grad()
-    def predict(pair: Prepared) -> NDArray[np.float32]:
-        rgb, present = torch.from_numpy(pair.rgb)[None], torch.from_numpy(pair.present)[None]
-        thermal = torch.from_numpy(pair.thermal.astype(np.float32))[None]
-        boxes: NDArray[np.float32] = model(rgb, thermal, present)["boxes"][0].numpy()
-        return boxes
-
-    return predict
+    def look(self, sample: Sample, pair: Prepared, truth: Truth, preparer: Preparer) -> Example:
+        """Answer for one pair, and count what was answered."""
+        inputs = preparer.inputs
+        seen = self.change(pair, sample.id, inputs, content_size(sample, inputs, pair))
+        answer = self.subject.predict(seen)
+        self.metric.update(answer, truth)
+        words = self.condition.words
+        return Example(sample.id, seen.rgb, seen.thermal, answer, truth, inputs.thermal.invalid, words)
 
 
 def evaluate(
@@ -125,89 +43,86 @@ def evaluate(
     without: Sequence[str] | None = None,
     examples: int = 0,
     provider: str = "cpu",
+    degrade: Iterable[str] = (),
+    shift: Iterable[float] = (),
 ) -> Evaluation:
-    """Measure a run or a bundle.
+    """Measure a run or a bundle: ``measure`` on what ``open_subject`` opens with ``provider``."""
+    return measure(open_subject(path, provider), card, split, without, examples, degrade, shift)
+
+
+def measure(
+    subject: Subject,
+    card: DatasetCard,
+    split: str,
+    without: Sequence[str] | None = None,
+    examples: int = 0,
+    degrade: Iterable[str] = (),
+    shift: Iterable[float] = (),
+) -> Evaluation:
+    """Measure a model; each pair is read once, whatever is done to it.
 
     Args:
-        path: A run that ``rgbt train`` wrote, or a bundle that ``rgbt export`` wrote.
+        subject: The model.
         card: The data set; its classes and inputs must be those of the model.
         split: Name of a labelled split.
         without: Sensors to leave out, one row for each; None: a row with all sensors and one without each.
-        examples: Number of pairs, spread over the split, to keep with their answers for a picture.
-        provider: Execution provider of a bundle.
+        examples: Number of pairs, spread over the split, to keep with their answers for a picture; of each further row
+            one is kept.
+        degrade: Names of data.augment.degrade.DEGRADATIONS, or ``all``: a row for each.
+        shift: Pixels of the delivered RGB picture by which thermal is moved: a row for each, the mean over four
+            directions.
 
     Raises:
-        DataError: classes, sizes or thermal unit of card and model differ, or the split has no labels.
+        DataError: classes, sizes or thermal unit of card and model differ, the split has no labels for the model's
+            task, or a row does not fit the model.
     """
-    subject = open_subject(path, provider)
-    _require_same(subject, card, path)
-    samples = card.samples(split)
-    unlabelled = next((s.id for s in samples if s.boxes is None), None)
-    if unlabelled is not None:
-        raise DataError(f"{card.path}: pair '{unlabelled}' of split '{split}' has no labels to measure against")
-    result = Evaluation(str(card.path), split, len(samples), subject.classes)
+    conditions = choose(subject.name, subject.sensors, without, shift, degrade)
+    subject.require_fits(card)
+    samples = _labelled(card, split, subject.task)
+    result = Evaluation(str(card.path), split, len(samples), subject.classes, subject.task)
+    passes = {condition.words: [_Pass(subject, condition, c) for c in condition.changes] for condition in conditions}
     shown = {round(i * (len(samples) - 1) / max(1, examples - 1)) for i in range(examples)}
-    for sensors in _choices(subject, without):
-        metric = DetectMetric(subject.classes)
-        for index, example in enumerate(_answers(subject, card, split, sensors)):
-            metric.update({"boxes": example.found}, {"boxes": example.truth, "labels": example.truth_labels})
-            if index in shown and sensors == subject.sensors:
-                result.examples.append(example)
-        result.records.append(metric.records)
-        figures = metric.compute()
-        result.rows.append(
-            Row(_row_name(subject, sensors), sensors, figures["ap50"], figures["map"], figures["per_class"])
-        )
+    result.examples = _look(subject, card, samples, [one for those in passes.values() for one in those], shown)
+    for condition in conditions:
+        metrics = [one.metric for one in passes[condition.words]]
+        result.records.append([record for metric in metrics for record in metric.records])
+        result.rows.append(_row(subject, condition, [metric.compute() for metric in metrics]))
     return result
 
 
-def _choices(subject: Subject, without: Sequence[str] | None) -> list[tuple[str, ...]]:
-    if len(subject.sensors) == 1:
-        if without:
-            raise DataError(f"{subject.name} looks at {subject.sensors[0]} alone: no sensor can be left out")
-        return [subject.sensors]
-    left_out: list[str | None] = [None, *subject.sensors] if without is None else list(without)
-    return [tuple(s for s in subject.sensors if s != absent) for absent in left_out]
-
-
-def _row_name(subject: Subject, sensors: tuple[str, ...]) -> str:
-    if sensors == subject.sensors:
-        return "fused" if len(sensors) == 2 else f"{sensors[0]} only"
-    return f"fused, {next(s for s in subject.sensors if s not in sensors)} absent"
-
-
-def _answers(subject: Subject, card: DatasetCard, split: str, sensors: tuple[str, ...]) -> Iterator[Example]:
-    preparer = Preparer(card.inputs(), card.load_rig())
+def _labelled(card: DatasetCard, split: str, task: str) -> list[Sample]:
     samples = card.samples(split)
-    for sample in tqdm(
-        samples, unit="pair", desc=f"{subject.name}: {'+'.join(sensors)}", leave=False, dynamic_ncols=True
-    ):
-        pair, boxes = load_pair(sample, preparer, sensors)
-        assert boxes is not None and sample.labels is not None
-        invalid = preparer.inputs.thermal.invalid
-        yield Example(sample.id, pair.rgb, pair.thermal, subject.predict(pair), boxes, sample.labels, invalid)
+    unlabelled = next((sample.id for sample in samples if not sample.has(task)), None)
+    if unlabelled is not None:
+        raise DataError(f"{card.path}: pair '{unlabelled}' of split '{split}' has no labels to measure against")
+    return samples
 
 
-def _require_same(subject: Subject, card: DatasetCard, path: Path) -> None:
-    if tuple(card.classes) != tuple(subject.classes):
-        raise DataError(
-            f"{card.path}: classes are {list(card.classes)}, but {path} was trained on {list(subject.classes)}"
-        )
-    ours, theirs = card.inputs(), InputSpec.model_validate(subject.inputs)
-    for name in ("rgb_size", "thermal_size", "letterbox", "thermal"):
-        if getattr(ours, name) != getattr(theirs, name):
-            raise DataError(
-                f"{card.path}: {name} is {getattr(ours, name)}, but {path} takes {getattr(theirs, name)}; "
-                "measure on a card of the same cameras"
-            )
+def _look(
+    subject: Subject, card: DatasetCard, samples: Sequence[Sample], passes: Sequence[_Pass], shown: set[int]
+) -> list[Example]:
+    """Go through the pairs; keep the chosen ones of the first pass, then the first of each other row."""
+    preparer = Preparer(card.inputs(), card.load_rig())
+    kept: list[Example] = []
+    others: dict[str, Example] = {}
+    described = f"{subject.name}: {len(passes)} looks" if len(passes) > 1 else subject.name
+    for index, sample in enumerate(tqdm(samples, unit="pair", desc=described, leave=False, dynamic_ncols=True)):
+        pair, truth = load_pair(sample, preparer, subject.sensors, subject.task, card)
+        for one in passes:
+            example = one.look(sample, pair, truth, preparer)
+            if one is passes[0] and index in shown:
+                kept.append(example)
+            elif shown and index == min(shown):
+                others.setdefault(example.under, example)
+    return kept + list(others.values())
 
 
-def table(evaluation: Evaluation) -> str:
-    """The rows as text: AP50, mAP, and AP50 of each class."""
-    classes = [name for name in evaluation.classes if any(name in row.per_class for row in evaluation.rows)]
-    head = f"{'':24} {'AP50':>7} {'mAP':>7}  " + " ".join(f"{name:>10}" for name in classes)
-    lines = [f"{evaluation.split} split, {evaluation.pairs} pairs; by class: AP50", head]
-    for row in evaluation.rows:
-        cells = " ".join(f"{row.per_class[n]['ap50']:10.3f}" if n in row.per_class else f"{'–':>10}" for n in classes)
-        lines.append(f"{row.name:24} {row.ap50:7.3f} {row.map:7.3f}  {cells}")
-    return "\n".join(lines)
+def _row(subject: Subject, condition: Condition, computed: Sequence[dict[str, Any]]) -> Row:
+    """What was computed for each way of changing the pairs, as one row."""
+    figures = mean(computed)
+    parts = {key: figures[key] for key in ("per_class", "per_size", "confusion") if key in figures}
+    metrics = {name: float(value) for name, value in figures.items() if isinstance(value, (int, float))}
+    name = "fused" if len(subject.sensors) == 2 else f"{subject.sensors[0]} only"
+    if condition.words:
+        name = f"{name}, {condition.words}"
+    return Row(name, condition.sensors, metrics, **parts, kind=condition.kind)

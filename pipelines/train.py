@@ -196,7 +196,9 @@ def _running(fabric: Fabric, loggers: Sequence[Logger]) -> Iterator[None]:
 def model_config(recipe: TrainRecipe, card: DatasetCard) -> ModelConfig:
     """Join the recipe's model section with the card's classes and inputs."""
     section = recipe.model.model_dump()
-    return ModelConfig(**section, classes=card.classes, inputs=card.inputs().model_dump(mode="json"))
+    return ModelConfig(
+        **section, classes=card.classes_of(recipe.model.head.kind), inputs=card.inputs().model_dump(mode="json")
+    )
 
 
 def stage_table(recipe: TrainRecipe) -> tuple[str, dict[str, int]]:

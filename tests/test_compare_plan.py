@@ -18,7 +18,7 @@ def ids(card, split):
 
 
 def test_test_is_reported_and_val_selects(compare_request, small_recipe, synthetic_card):
-    setting = choose_setting(compare_request(small_recipe("one", RGB)))
+    setting = choose_setting(compare_request(small_recipe("one", RGB)), "detect")
     card = DatasetCard.load(synthetic_card)
     assert (setting.reported, setting.pictures, setting.leaks) == ("test", 6, 0)
     assert ids(setting.card, "train") == ids(card, "train")
@@ -27,7 +27,7 @@ def test_test_is_reported_and_val_selects(compare_request, small_recipe, synthet
 
 
 def test_where_val_is_reported_a_part_of_train_selects(compare_request, small_recipe, synthetic_card):
-    setting = choose_setting(compare_request(small_recipe("one", RGB), report="val", holdout=0.25))
+    setting = choose_setting(compare_request(small_recipe("one", RGB), report="val", holdout=0.25), "detect")
     train = ids(DatasetCard.load(synthetic_card), "train")
     assert setting.reported == "val"
     assert ids(setting.card, "train") == train[:9]
@@ -37,7 +37,7 @@ def test_where_val_is_reported_a_part_of_train_selects(compare_request, small_re
 
 def test_with_the_last_epoch_all_of_train_is_trained_on(compare_request, small_recipe, synthetic_card):
     asked = compare_request(small_recipe("one", RGB), report="val", select="last", holdout=0.25)
-    setting = choose_setting(asked)
+    setting = choose_setting(asked, "detect")
     train = ids(DatasetCard.load(synthetic_card), "train")
     assert ids(setting.card, "train") == train
     assert ids(setting.card, "val") == train[9:]

@@ -68,18 +68,18 @@ def test_a_win_is_claimed_only_where_the_interval_excludes_0(compare_request, sm
     rows = {line.name: line for line in result.rows}
     assert list(rows) == ["base", "sure", "same", "bad", "sure, rgb absent", "sure, thermal absent"]
     assert [rows[name].verdict for name in recipes] == [None, "better", None, "worse"]
-    assert rows["base"].ap50.difference is None
-    assert rows["same"].ap50.difference.mean == 0
-    assert rows["sure"].ap50.difference.low > 0
-    assert rows["sure"].ap50.mean == pytest.approx(1.0)
-    assert rows["sure"].map == 0.5
-    assert len(rows["bad"].ap50.per_seed) == 2
+    assert rows["base"].score.difference is None
+    assert rows["same"].score.difference.mean == 0
+    assert rows["sure"].score.difference.low > 0
+    assert rows["sure"].score.mean == pytest.approx(1.0)
+    assert rows["sure"].others == {"map": (0.5, 0.5)}
+    assert len(rows["bad"].score.per_seed) == 2
     assert (rows["sure, rgb absent"].recipe, rows["sure, rgb absent"].absent) == ("sure", "rgb")
     changes = rows["sure"].without
     assert list(changes) == ["rgb", "thermal"]
     for sensor, change in changes.items():
         alone = rows[f"sure, {sensor} absent"]
-        assert change.mean == pytest.approx(alone.ap50.mean - rows["sure"].ap50.mean) and change.mean < 0
+        assert change.mean == pytest.approx(alone.score.mean - rows["sure"].score.mean) and change.mean < 0
         assert change.low < change.mean < change.high
         assert not alone.without
     assert changes["thermal"].high < changes["rgb"].low
@@ -103,8 +103,8 @@ def test_json_text_and_page_say_the_same(compare_request, small_recipe, finished
     text = text_table(result)
     page = (asked.out / "compare.html").read_text()
     for line in result.rows:
-        assert f"{line.ap50.mean:.3f} [{line.ap50.low:.3f}, {line.ap50.high:.3f}]" in text
-        assert f"{line.ap50.mean:.3f} <" in page
+        assert f"{line.score.mean:.3f} [{line.score.low:.3f}, {line.score.high:.3f}]" in text
+        assert f"{line.score.mean:.3f} <" in page
     assert "warning: the recipes differ" in text
     assert "<strong>better</strong>" in page
     assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org", "")

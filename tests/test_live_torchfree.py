@@ -127,7 +127,7 @@ def test_live_gives_the_same_detections_as_evaluate_on_the_same_pairs(tiny_bundl
     assert [example.id for example in measured] == sorted(sample.id for sample in samples)
     warped = 0
     for line, example in zip(lines, measured, strict=True):
-        boxes = example.found[example.found[:, 4] > 0]
+        boxes = example.answer["boxes"][example.answer["boxes"][:, 4] > 0]
         assert line["present"] == [1, 1]
         assert len(line["boxes"]) == len(boxes) > 0
         np.testing.assert_allclose([b["box"] for b in line["boxes"]], boxes[:, :4], atol=0.1)
@@ -143,7 +143,7 @@ def test_the_answers_depend_on_the_rig(tiny_bundle, card):
     unwarped = card.load_rig().model_copy(update={"homography": None})
     subject, sample = open_subject(tiny_bundle), card.samples("test")[0]
     right, *wrong = (
-        subject.predict(load_pair(sample, Preparer(card.inputs(), rig))[0])
+        subject.predict(load_pair(sample, Preparer(card.inputs(), rig))[0])["boxes"]
         for rig in (card.load_rig(), turned_over, unwarped)
     )
     for answer in wrong:

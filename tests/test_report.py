@@ -13,10 +13,10 @@ from fusion.recipe import Recipe
 from pipelines.evaluate import Evaluation, Example, Row
 from pipelines.live.draw import COLOURS
 from pipelines.report import page, pictures
+from pipelines.report.accuracy import verdict
 from pipelines.report.page import write_run_report
 from pipelines.report.stages import rates, spans
 from pipelines.report.style import PALETTE
-from pipelines.report.tables import verdict
 
 NASTY = '<b>person</b> & "co"'
 CLASSES = (NASTY, "vehicle", "never there")
@@ -105,7 +105,9 @@ def row(name, sensors, person, vehicle):
         curve = [round(max(0.0, min(1.0, (ap50 - r / 100) * 8)), 4) for r in range(101)]
         recall = [r / 100 for r in range(101)]
         per_class[label] = {"ap50": ap50, "map": ap50 / 2, "count": count, "precision": curve, "recall": recall}
-    return Row(name, sensors, (person + vehicle) / 2, (person + vehicle) / 4, per_class)
+    metrics = {"ap50": (person + vehicle) / 2, "map": (person + vehicle) / 4}
+    kind = "absent" if "absent" in name else "whole"
+    return Row(name, sensors, metrics, per_class, {"small": person / 3, "large": vehicle / 3}, kind=kind)
 
 
 def example(identity, height, width, thermal=True):
@@ -115,7 +117,7 @@ def example(identity, height, width, thermal=True):
     found = np.zeros((100, 6), np.float32)
     found[:3] = [[8, 20, 24, 44, 0.91, 0], [40, 24, 70, 44, 0.35, 1], [50, 5, 60, 15, 0.12, 1]]
     truth = np.array([[9, 21, 25, 45], [70, 22, 88, 46]], np.float32)
-    return Example(identity, rgb, raw, found, truth, np.array([0, 0]))
+    return Example(identity, rgb, raw, {"boxes": found}, {"boxes": truth, "labels": np.array([0, 0])})
 
 
 def make_evaluation():
@@ -126,7 +128,7 @@ def make_evaluation():
         row("thermal only", ("thermal",), 0.85, 0.1),
     ]
     examples = [example("night/001 <a>", 72, 96), example("night/002", 72, 96)]
-    return Evaluation("card.yaml", "test", 1234, CLASSES, rows, examples)
+    return Evaluation("card.yaml", "test", 1234, CLASSES, "detect", rows, examples)
 
 
 @pytest.fixture
@@ -155,7 +157,7 @@ def parsed(written):
 def test_sections_and_headings(parsed):
     assert [e["text"] for e in parsed.all("h1")] == ["Run <1>"]
     assert [e["text"] for e in parsed.all("h2")] == [
-        "Accuracy", "Training", "Precision and recall", "Predictions", "What trains in each stage",
+        "Accuracy", "Robustness", "Training", "Precision and recall", "Predictions", "What trains in each stage",
     ]  # fmt: skip
     names = [e["id"] for e in parsed.all("section")]
     assert [e["href"] for e in parsed.all("a")] == [f"#{name}" for name in names]
@@ -204,8 +206,9 @@ def cells(parsed, label):
 def test_rows_with_the_best_in_bold(parsed):
     rows = cells(parsed, "Accuracy of each model")
     assert list(rows) == ["fused", "fused, rgb absent", "rgb only", "thermal only"]
-    assert [c["text"] for c in rows["fused"]] == ["RGB + thermal", "0.806", "0.403", "0.900", "0.712"]
-    assert [c["text"] for c in rows["rgb only"]] == ["RGB", "0.527", "0.264", "0.300", "0.755"]
+    assert [c["text"] for c in rows["fused"]] == ["RGB + thermal", "0.806", "0.403", "", "0.900", "0.712"]
+    assert [c["text"] for c in rows["rgb only"]] == ["RGB", "0.527", "0.264", "", "0.300", "0.755"]
+    assert [c["text"] for c in rows["fused, rgb absent"]][3] == "-0.306"
     assert [e["text"] for e in parsed.all("strong") if "td" in e["in"]] == ["0.806", "0.403", "0.900", "0.755"]
     heads = [e["text"] for e in parsed.all("th", scope="col")]
     assert f"{NASTY}31 boxes" in heads and "vehicle1 box" in heads
@@ -277,7 +280,7 @@ def test_a_curve_for_every_class_that_occurs(parsed):
         "Precision over recall at IoU 0.5 for vehicle. "
         "AP50: fused 0.712, fused, rgb absent 0.200, rgb only 0.755, thermal only 0.100.",
     ]
-    assert [e["text"] for e in parsed.all("h3")] == [f"{NASTY} 31 boxes", "vehicle 1 box"]
+    assert [e["text"] for e in parsed.all("h3")][1:] == [f"{NASTY} 31 boxes", "vehicle 1 box"]
 
 
 def test_plots_take_the_colours_of_the_page(written):
@@ -313,7 +316,7 @@ def test_truth_is_dashed_and_low_scores_are_left_out(monkeypatch):
     shown = example("a", 72, 96)
     drawn = []
     monkeypatch.setattr(pictures, "draw_boxes", lambda picture, boxes, classes: drawn.append(boxes.copy()))
-    picture = pictures._draw(np.full((72, 96, 3), 128, np.uint8), shown, CLASSES)
+    picture = pictures._draw(np.full((72, 96, 3), 128, np.uint8), shown, CLASSES, pictures.WAYS["detect"])
     scale = picture.shape[1] / 96
     np.testing.assert_allclose(drawn[0][:, 4], [0.35, 0.91])
     np.testing.assert_allclose(drawn[0][1, :4], np.array([8, 20, 24, 44]) * scale)
@@ -337,7 +340,7 @@ def test_without_history_or_evaluation(tmp_path, history, recipe, evaluation):
     assert headings == [
         [stages],
         ["Training", stages],
-        ["Accuracy", "Precision and recall", "Predictions", stages],
+        ["Accuracy", "Robustness", "Precision and recall", "Predictions", stages],
     ]
 
 

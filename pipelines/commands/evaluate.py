@@ -1,13 +1,16 @@
-"""``rgbt evaluate``: average precision of a run or a bundle, with both sensors and with either absent."""
+"""``rgbt evaluate``: the task's figures of a run or a bundle, with both sensors, without either, and made worse."""
 
 import argparse
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
 EXAMPLE = """examples:
   rgbt evaluate runs/first --data card.yaml
   rgbt evaluate runs/first --data card.yaml --split test --beside runs/rgb-only runs/thermal-only
+  rgbt evaluate runs/first --data card.yaml --shift 2,4,8 --degrade night,glare,rgb_noise
+  rgbt evaluate bundles/first --data card.yaml --degrade all --html robustness.html
   rgbt evaluate bundles/first --data card.yaml --without rgb --json
 """
 
@@ -18,31 +21,73 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, type=Path, metavar="CARD", help="dataset card")
     parser.add_argument("--split", default="val", help="labelled split (default: val)")
     parser.add_argument(
-        "--without", action="append", choices=("rgb", "thermal"), help="only the row without this sensor"
+        "--without", action="append", choices=("rgb", "thermal"),
+        help="only the row without this sensor (default: a row with both, and one without each)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--shift", type=_pixels, default=[], metavar="PX[,PX]",
+        help="also with thermal moved by so many pixels of RGB, the mean over four directions",
+    )  # fmt: skip
+    parser.add_argument(
+        "--degrade", type=_names, default=[], metavar="NAMES|all",
+        help="also with the pictures made worse: night, glare, rgb_noise and others, by comma, or all",
+    )  # fmt: skip
+    parser.add_argument(
+        "--beside", nargs="+", type=Path, default=[], metavar="RUN", help="other runs or bundles to compare"
     )
-    parser.add_argument("--beside", nargs="+", type=Path, default=[], metavar="RUN", help="other runs to compare")
-    parser.add_argument("--examples", type=int, default=8, help="pictures in the report of a run (default: 8)")
+    parser.add_argument("--examples", type=int, default=8, help="pictures in the report (default: 8)")
     parser.add_argument("--provider", default="cpu", choices=("cpu", "cuda", "tensorrt"), help="for a bundle")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write what was measured as a page of its own")
     parser.add_argument("--json", action="store_true")
+
+
+def _pixels(text: str) -> list[float]:
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError:
+        found = []
+    if not found or not all(math.isfinite(pixels) and pixels > 0 for pixels in found):
+        raise argparse.ArgumentTypeError(f"expected pixels above 0, such as 4 or 2,4,8; found '{text}'")
+    return found
+
+
+def _names(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",")]
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print the table, and write the report into the run."""
     from data.card import DatasetCard
-    from pipelines.evaluate import evaluate, table
-    from pipelines.run_report import report_run
+    from data.errors import DataError
+    from pipelines.evaluate import measure, open_subject, table
+    from pipelines.robustness import fitting
+    from pipelines.run_report import report_evaluation, report_run
 
     card = DatasetCard.load(args.data)
     reported = (args.subject / "model").exists() and not args.without
-    result = evaluate(args.subject, card, args.split, args.without, args.examples if reported else 0, args.provider)
-    for other in args.beside:
-        row = evaluate(other, card, args.split).rows[0]
-        result.rows.append(replace(row, name=f"{other.name}: {row.name}") if len(row.sensors) == 2 else row)
+    examples = args.examples if reported or args.html else 0
+    subject = open_subject(args.subject, args.provider)
+    result = measure(subject, card, args.split, args.without, examples, args.degrade, args.shift)
+    for path in args.beside:
+        other = open_subject(path, args.provider)
+        if other.task != subject.task:
+            raise DataError(
+                f"--beside {path}: it was trained to {other.task}, {args.subject} to {subject.task}, "
+                "which have no figure in common"
+            )
+        fused = len(other.sensors) == 2
+        worse, moved = fitting(args.degrade, other.sensors), args.shift if fused else ()
+        rows = measure(other, card, args.split, (), 0, worse, moved).rows
+        result.rows += [replace(row, name=f"{other.name}: {row.name}") if fused else row for row in rows]
     report = report_run(args.subject, result) if reported else None
+    if args.html:
+        report_evaluation(args.subject, result, args.html)
     if args.json:
-        print(json.dumps(result.as_json() | {"report": str(report) if report else None}, indent=1))
+        written = {"report": str(report) if report else None, "html": str(args.html) if args.html else None}
+        print(json.dumps(result.as_json() | written, indent=1))
     else:
         print(table(result))
-        if report:
-            print(f"report {report}")
+        for path in (report, args.html):
+            if path:
+                print(f"report {path}")
     return 0

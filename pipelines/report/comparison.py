@@ -9,11 +9,12 @@ from matplotlib.figure import Figure
 
 from data.yaml_file import atomic
 from pipelines.compare_result import Comparison, Effort, Line, against, change_without, duration
-from pipelines.report.page import Section, html_page
+from pipelines.figures import BELOW, called
+from pipelines.report.shell import Section, head, html_page, html_table, name_cell
 from pipelines.report.stages import role_of
 from pipelines.report.style import colour
 from pipelines.report.svg import inline, key, plot_style
-from pipelines.report.tables import head, html_table, name_cell, sensors_cell
+from pipelines.report.tables import sensors_cell
 
 _VERSIONS = ("python", "torch", "timm")
 
@@ -56,8 +57,8 @@ def _facts(result: Comparison) -> dict[str, str]:
 def _verdict(result: Comparison) -> str:
     """The answer in a sentence, favourable or not."""
     whole = [line for line in result.rows if line.absent is None]
-    best = max(whole, key=lambda line: line.ap50.mean)
-    told = f"Highest mean AP50: {best.name}, {best.ap50.mean:.3f}."
+    best = max(whole, key=lambda line: line.score.mean)
+    told = f"Highest mean {called(result.metric)}: {best.name}, {best.score.mean:.3f}."
     for verdict in ("better", "worse"):
         names = [line.name for line in whole if line.verdict == verdict]
         if names:
@@ -88,8 +89,8 @@ def _legend(result: Comparison) -> str:
 
 def _plots(result: Comparison) -> str:
     """One drawing for wide screens and one for phones, of which the page shows one."""
-    alt = "Mean AP50 with 95 % intervals. " + "; ".join(
-        f"{line.name} {line.ap50.mean:.3f} ({line.ap50.low:.3f} to {line.ap50.high:.3f})" for line in result.rows
+    alt = f"Mean {called(result.metric)} with 95 % intervals. " + "; ".join(
+        f"{line.name} {line.score.mean:.3f} ({line.score.low:.3f} to {line.score.high:.3f})" for line in result.rows
     )
     drawn = []
     for width, text, name, css in ((10.8, 9.0, "dots", "wide-only"), (4.3, 9.5, "dots-narrow", "narrow")):
@@ -102,19 +103,19 @@ def _figure(result: Comparison, width: float) -> Figure:
     figure = Figure((width, 0.7 + 0.34 * len(result.rows)), layout="constrained")
     axes = figure.subplots()
     base = result.rows[0]
-    axes.axvline(base.ap50.mean, color=colour("muted"), linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
+    axes.axvline(base.score.mean, color=colour("muted"), linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
     for place, line in enumerate(result.rows):
         _dots(axes, place, line, colour(_role(result, line)))
     names = [line.name if width > 6 else line.name.replace(", ", ",\n") for line in result.rows]
     axes.set_yticks(range(len(names)), names)
     axes.tick_params(axis="y", labelcolor=colour("ink"))
-    axes.set(ylim=(len(names) - 0.4, -0.6), xlabel="AP50")
+    axes.set(ylim=(len(names) - 0.4, -0.6), xlabel=called(result.metric))
     axes.grid(axis="y", visible=False)
     return figure
 
 
 def _dots(axes: Axes, place: int, line: Line, shade: str) -> None:
-    found = line.ap50
+    found = line.score
     axes.plot([found.low, found.high], [place, place], color=shade, linewidth=2.2, alpha=0.55, zorder=2)
     if len(found.per_seed) > 1:
         axes.plot(found.per_seed, [place + 0.24] * len(found.per_seed), ".", color=shade, markersize=4, zorder=3)
@@ -123,15 +124,12 @@ def _dots(axes: Axes, place: int, line: Line, shade: str) -> None:
 
 
 def _table(result: Comparison) -> str:
-    heads = [
-        head("Recipe"),
-        head("Sees", text=True),
-        head("AP50", "mean, 95 % interval"),
-        head("mAP", "IoU 0.5–0.95"),
-    ]
-    heads += [head(f"Against {result.base}", "AP50, 95 % interval", text=True)]
-    heads += [head(f"{sensor} absent", "change of AP50") for sensor in ("RGB", "thermal")]
-    heads += [head(f"Seed {seed}", "AP50") for seed in range(result.seeds)]
+    metric, others = called(result.metric), result.rows[0].others
+    heads = [head("Recipe"), head("Sees", text=True), head(metric, "mean, 95 % interval")]
+    heads += [head(called(name), BELOW.get(name, "")) for name in others]
+    heads += [head(f"Against {result.base}", f"{metric}, 95 % interval", text=True)]
+    heads += [head(f"{sensor} absent", f"change of {metric}") for sensor in ("RGB", "thermal")]
+    heads += [head(f"Seed {seed}", metric) for seed in range(result.seeds)]
     heads += [
         head("Steps", "on labelled pairs"),
         head("Without labels", "epochs × pictures"),
@@ -149,16 +147,17 @@ def _table(result: Comparison) -> str:
 
 
 def _row(result: Comparison, line: Line) -> str:
-    effort, ap50 = result.effort(line), line.ap50
-    interval = f'{ap50.mean:.3f} <span class="note">{ap50.low:.3f} – {ap50.high:.3f}</span>'
+    effort, score = result.effort(line), line.score
+    interval = f'{score.mean:.3f} <span class="note">{score.low:.3f} – {score.high:.3f}</span>'
     told = escape(against(line))
     if line.verdict:
         told = told.replace(line.verdict, f"<strong>{line.verdict}</strong>")
     cells = [name_cell(key(_role(result, line)) + escape(line.name))]
     cells += [sensors_cell(s for s in effort.sensors if s != line.absent)]
-    cells += [f"<td>{interval}</td>", f"<td>{line.map:.3f}</td>", f'<td class="text">{told}</td>']
+    cells += [f"<td>{interval}</td>", *(f"<td>{line.mean(name):.3f}</td>" for name in line.others)]
+    cells += [f'<td class="text">{told}</td>']
     cells += [f"<td>{_without(line, sensor)}</td>" for sensor in ("rgb", "thermal")]
-    cells += [f"<td>{value:.3f}</td>" for value in ap50.per_seed]
+    cells += [f"<td>{value:.3f}</td>" for value in score.per_seed]
     cells += [f"<td>{text}</td>" for text in (_cost(effort) if line.absent is None else [""] * 4)]
     css = ' class="both"' if line.absent is None and len(effort.sensors) > 1 else ""
     return f"<tr{css}>{''.join(cells)}</tr>"

@@ -5,7 +5,8 @@ from html import escape
 
 from matplotlib.figure import Figure
 
-from pipelines.evaluate import Evaluation, Row
+from pipelines.evaluation import Evaluation, Row
+from pipelines.figures import count_text
 from pipelines.report.stages import role_of
 from pipelines.report.style import colour
 from pipelines.report.svg import inline, key, plot_style
@@ -25,20 +26,14 @@ def line_styles(rows: Sequence[Row]) -> list[tuple[str, str]]:
     return styles
 
 
-def count_text(boxes: int) -> str:
-    """How many true boxes a class has."""
-    return "1 box" if boxes == 1 else f"{boxes:,} boxes"
-
-
 def curves(evaluation: Evaluation) -> str:
-    """Legend and one figure for each class that occurs."""
-    styles = line_styles(evaluation.rows)
-    legend = "".join(
-        f"<li>{key(*style)}{escape(row.name)}</li>" for row, style in zip(evaluation.rows, styles, strict=True)
-    )
+    """Legend and one figure for each class that occurs; pictures that were made worse are left out."""
+    shown = [row for row in evaluation.rows if row.kind in ("whole", "absent")]
+    styles = line_styles(shown)
+    legend = "".join(f"<li>{key(*style)}{escape(row.name)}</li>" for row, style in zip(shown, styles, strict=True))
     figures = []
     for number, name in enumerate(evaluation.classes):
-        rows = [(row, style) for row, style in zip(evaluation.rows, styles, strict=True) if name in row.per_class]
+        rows = [(row, style) for row, style in zip(shown, styles, strict=True) if name in row.per_class]
         if rows:
             figures.append(_figure(number, name, rows))
     return f'<ul class="legend">{legend}</ul>\n<div class="curves">{"".join(figures)}</div>'
@@ -49,7 +44,7 @@ def _figure(number: int, name: str, rows: Sequence[tuple[Row, tuple[str, str]]])
     alt = f"Precision over recall at IoU 0.5 for {name}. AP50: {scores}."
     with plot_style(9):
         drawing = inline(_plot(name, rows), f"pr{number}", alt)
-    boxes = count_text(rows[0][0].per_class[name]["count"])
+    boxes = count_text("detect", rows[0][0].per_class[name]["count"])
     return f'<figure><h3>{escape(name)} <span class="note">{boxes}</span></h3>{drawing}</figure>'
 
 

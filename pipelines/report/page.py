@@ -7,15 +7,18 @@ from typing import Any
 
 from data.yaml_file import atomic
 from fusion.recipe import Recipe
-from pipelines.evaluate import Evaluation
+from pipelines.evaluation import Evaluation
+from pipelines.report.accuracy import accuracy_table, class_table, size_table, verdict
+from pipelines.report.confusion import confusion
 from pipelines.report.curves import curves
 from pipelines.report.events import event_list
 from pipelines.report.panels import gradient_keys
 from pipelines.report.pictures import pictures
 from pipelines.report.pretraining import pretraining
+from pipelines.report.robustness import robustness
 from pipelines.report.shell import Section, html_page, scroll
 from pipelines.report.stages import Span, spans
-from pipelines.report.tables import accuracy_table, decisions, stage_results, verdict
+from pipelines.report.tables import decisions, stage_results
 from pipelines.report.training import training_plot
 
 
@@ -51,25 +54,51 @@ def write_run_report(
     return out
 
 
+def write_evaluation(out: Path, title: str, about: str, evaluation: Evaluation, facts: dict[str, str]) -> Path:
+    """Write a page of what was measured alone, whole or not at all; return ``out``."""
+    page = html_page(title, about, facts, [*_measured(evaluation), *_shown(evaluation)])
+    with atomic(out, "w") as file:
+        file.write(page)
+    return out
+
+
 def _sections(
     stages: Sequence[Span], recipe: Recipe, evaluation: Evaluation | None, stage_table: str, drawn: Path | None
 ) -> list[Section]:
-    sections = []
-    if evaluation is not None:
-        lead = f'<p class="lead">{escape(verdict(evaluation))}</p>\n'
-        sections.append(Section("accuracy", "Accuracy", lead + accuracy_table(evaluation)))
+    sections = [] if evaluation is None else _measured(evaluation)
     if stages:
         sections.append(Section("training", "Training", _training(stages, recipe)))
     if drawn is not None and (made := pretraining(stages, drawn)):
         sections.append(Section("pretraining", "Pretraining", made))
-    if evaluation is not None:
-        note = '<p class="note">At an IoU of 0.5, precision interpolated as COCO does.</p>\n'
-        sections.append(Section("curves", "Precision and recall", note + curves(evaluation)))
-    if evaluation is not None and evaluation.examples:
-        note = '<p class="note">Pairs spread over the split, as the model saw them; thermal in false colours.</p>\n'
-        sections.append(Section("predictions", "Predictions", note + pictures(evaluation)))
+    sections += [] if evaluation is None else _shown(evaluation)
     text = scroll("Stages as text", f"<pre>{escape(stage_table)}</pre>")
     return [*sections, Section("stages", "What trains in each stage", text)]
+
+
+def _measured(evaluation: Evaluation) -> list[Section]:
+    """How well it answers, and what is left of it when something is wrong with the pairs."""
+    lead = f'<p class="lead">{escape(verdict(evaluation))}</p>\n'
+    sections = [Section("accuracy", "Accuracy", lead + accuracy_table(evaluation) + size_table(evaluation))]
+    if any(row.kind != "whole" for row in evaluation.rows):
+        sections.append(Section("robustness", "Robustness", robustness(evaluation)))
+    return sections
+
+
+def _shown(evaluation: Evaluation) -> list[Section]:
+    """What is behind the figures: curves or confusion, and pictures."""
+    sections = []
+    if evaluation.task == "detect":
+        note = '<p class="note">At an IoU of 0.5, precision interpolated as COCO does.</p>\n'
+        sections.append(Section("curves", "Precision and recall", note + curves(evaluation)))
+    if taken := confusion(evaluation):
+        note = '<p class="note">Share of each true class, by what was answered.</p>\n'
+        sections.append(Section("confusion", "What was taken for what", note + taken))
+    if classes := class_table(evaluation):
+        sections.append(Section("classes", "Precision and recall", classes))
+    if evaluation.examples:
+        note = '<p class="note">Pairs spread over the split, as the model saw them; thermal in false colours.</p>\n'
+        sections.append(Section("predictions", "Predictions", note + pictures(evaluation)))
+    return sections
 
 
 def _training(stages: Sequence[Span], recipe: Recipe) -> str:

@@ -10,8 +10,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from matplotlib.transforms import offset_copy
 
 from fusion.rates import rate
+from pipelines.figures import called
 from pipelines.report.events import MARKS, events
-from pipelines.report.stages import METRICS, Span, number, rates
+from pipelines.report.stages import Span, number, rates
 from pipelines.report.style import colour
 
 ROLES = {"rgb": "rgb", "thermal": "thermal", "blend": "fused", "head": "head", "objective": "muted"}
@@ -79,7 +80,7 @@ def score_panel(axes: Axes, stages: Sequence[Span], parts: Sequence[str], form: 
     for role, label in {"fused": "both", **SENSORS}.items():
         if role in used:
             _line(axes, [], [], role, label)
-    axes.set_title(f"Validation {METRICS.get(metric, metric)}")
+    axes.set_title(f"Validation {called(metric)}")
     axes.set_ylim(min(values), max(values))
     if max(values) == 1.0:
         axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])

@@ -15,9 +15,6 @@ Row = dict[str, Any]
 BRANCHES = ("rgb", "thermal", "blend", "head")
 """The parts of a model, in the order in which pictures pass them."""
 
-METRICS = {"ap50": "AP50", "map": "mAP"}
-"""Metric → its usual name; others are shown as they are recorded."""
-
 
 class Period(NamedTuple):
     """Epochs in a row in which the same blocks of a part train."""

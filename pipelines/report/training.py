@@ -8,6 +8,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from pipelines.figures import called
 from pipelines.report.events import MARKS, events
 from pipelines.report.panels import (
     ROLES,
@@ -21,7 +22,7 @@ from pipelines.report.panels import (
     rate_panel,
     score_panel,
 )
-from pipelines.report.stages import BRANCHES, METRICS, Period, Span, number, parts_of
+from pipelines.report.stages import BRANCHES, Period, Span, number, parts_of
 from pipelines.report.style import colour
 from pipelines.report.svg import inline, plot_style
 
@@ -144,7 +145,7 @@ def _share_text(period: Period, inch: float, form: Format) -> str:
 
 
 def _alt(stages: Sequence[Span]) -> str:
-    metric = METRICS.get(stages[0].metric, stages[0].metric)
+    metric = called(stages[0].metric)
     told = "; ".join(_told(span) for span in stages)
     return f"Loss, {metric}, learning rates and what trains, over the epochs. {told}."
 

@@ -1,0 +1,88 @@
+"""A model to be measured: a run that ``rgbt train`` wrote, or a bundle that ``rgbt export`` wrote."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from data.card import DatasetCard
+from data.errors import DataError
+from data.prepare import InputSpec, Prepared
+from export.bundle import INFO, read_bundle
+from export.session import Session
+from fusion.checkpoint import load_model
+
+Answer = dict[str, NDArray[Any]]
+Predict = Callable[[Prepared], Answer]
+"""One prepared pair → the task's answer for it, without a batch."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to be measured."""
+
+    path: Path
+    task: str
+    predict: Predict
+    sensors: tuple[str, ...]
+    inputs: dict[str, Any]
+    classes: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return self.path.name
+
+    def require_fits(self, card: DatasetCard) -> None:
+        """Raise DataError where the card has no labels for the task, or other classes, sizes or thermal unit."""
+        card.require(self.task)
+        classes = card.classes_of(self.task)
+        if tuple(classes) != tuple(self.classes):
+            raise DataError(
+                f"{card.path}: classes are {list(classes)}, but {self.path} was trained on {list(self.classes)}"
+            )
+        ours, theirs = card.inputs(), InputSpec.model_validate(self.inputs)
+        for name in ("rgb_size", "thermal_size", "letterbox", "thermal"):
+            if getattr(ours, name) != getattr(theirs, name):
+                raise DataError(
+                    f"{card.path}: {name} is {getattr(ours, name)}, but {self.path} takes {getattr(theirs, name)}; "
+                    "measure on a card of the same cameras"
+                )
+
+
+def open_subject(path: Path, provider: str = "cpu") -> Subject:
+    """Open a run or a bundle; DataError, FusionError or ExportError says what is wrong with it."""
+    if (path / INFO).exists():
+        bundle = read_bundle(path)
+        info, session = bundle.info, Session(bundle, provider=provider)
+        inputs = info.inputs.model_dump(mode="json")
+        return Subject(path, info.task, _by_session(session), info.sensors, inputs, info.classes)
+    if not (path / "model").exists() and not (path / "checkpoints").exists():
+        raise DataError(
+            f"{path}: neither a bundle (no {INFO}) nor a run (no model); name the folder that train or export wrote"
+        )
+    model = load_model(path)
+    config = model.config
+    return Subject(path, config.head.kind, _by_model(model), config.sensors, config.inputs, config.classes)
+
+
+def _by_session(session: Session) -> Predict:
+    def predict(pair: Prepared) -> Answer:
+        answers = session.run(pair.rgb[None], pair.thermal[None], pair.present[None])
+        return {name: answer[0] for name, answer in answers.items()}
+
+    return predict
+
+
+def _by_model(model: torch.nn.Module) -> Predict:
+    @torch.no_grad()
+    def predict(pair: Prepared) -> Answer:
+        rgb, present = torch.from_numpy(pair.rgb)[None], torch.from_numpy(pair.present)[None]
+        thermal = torch.from_numpy(pair.thermal.astype(np.float32))[None]
+        return {name: answer[0].numpy() for name, answer in model(rgb, thermal, present).items()}
+
+    return predict
