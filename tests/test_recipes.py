@@ -22,9 +22,9 @@ def labelled_epochs(name):
     return sum(stage.epochs for stage in load_recipe(name).stages if stage.objective == "task")
 
 
-@pytest.mark.parametrize("name", ["staged", "staged-day", "demo"])
+@pytest.mark.parametrize("name", ["staged", "staged-day", "demo", "demo-segment", "demo-classify"])
 def test_single_sensor_baselines_have_the_same_labelled_epochs_encoder_and_head(name):
-    prefix = "demo-" if name == "demo" else ""
+    prefix = f"{name}-" if name.startswith("demo") else ""
     whole = load_recipe(name)
     for sensor in ("rgb", "thermal"):
         alone = load_recipe(f"{prefix}{sensor}-only")
