@@ -196,7 +196,7 @@ def test_changed_and_cut_bytes(changes, length):
     refused_or_read(radiometric(bytes(fff))[:length])
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the real recordings")
+@pytest.mark.skipif(not SHARED.is_dir(), reason="no real pairs")
 @pytest.mark.parametrize("path", sorted(SHARED.glob("*_radiometric.jpg")), ids=lambda path: path.stem[:10])
 def test_real_files_give_the_temperatures_of_their_png(path):
     stem = path.name.removesuffix("_radiometric.jpg")

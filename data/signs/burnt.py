@@ -48,33 +48,55 @@ def _apart(frame: Image) -> float:
     return float(np.ptp(few, axis=2).mean())
 
 
-def find_burnt(frames: Sequence[Image], spec: ThermalSpec | None) -> list[Sign]:
-    """Say which pixels are the same in all frames although the scene changes: overlays and constant borders."""
+def find_border(frames: Sequence[Image], spec: ThermalSpec | None) -> list[Sign]:
+    """Say which part at the frame's edge is always the same number; nothing where the spec says that it is marked."""
+    alike = _same_size(frames)
+    if len(alike) < _LEAST or (spec is not None and spec.marked):
+        return []
+    low, high, mean = _over_time(alike)
+    return _border((low == high) & ~_known(low, spec), mean)
+
+
+def find_overlay(frames: Sequence[Image], spec: ThermalSpec | None) -> list[Sign]:
+    """Say which sharp marks are the same in all frames although the scene changes: burnt-in text."""
     alike = _same_size(frames)
     if len(alike) < _LEAST:
         return []
     low, high, mean = _over_time(alike)
     span = max(float(np.percentile(high, 99) - np.percentile(low, 1)), 1e-6)
-    known = np.zeros(low.shape, bool)
-    for x1, y1, x2, y2 in spec.blank if spec is not None else ():
-        known[y1:y2, x1:x2] = True
-    signs = [] if spec is not None and spec.marked else _border((low == high) & ~known, mean)
     change = high - low
     if float(np.median(change)) < _MOVED * span:  # a fixed camera and a still scene: everything stays
-        return signs
+        return []
     around = cv2.medianBlur(np.clip((mean - low.min()) / span * 255, 0, 255).astype(np.uint8), 31) / 255 * span
-    marks = (change < _STILL * span) & (np.abs(mean - low.min() - around) > _CONTRAST * span) & ~known
+    marks = (change < _STILL * span) & (np.abs(mean - low.min() - around) > _CONTRAST * span) & ~_known(low, spec)
     beside = np.ones((3, 3), np.uint8)
     step = np.maximum(cv2.dilate(mean, beside) - mean, mean - cv2.erode(mean, beside))
     boxes, pixels = _boxes(marks & (step > _SHARP * span))
-    if boxes:
-        text = (
-            f"{pixels} pixels never change over {len(alike)} frames and stand out: burnt-in text or marks, at "
-            f"{', '.join(str(list(box)) for box in boxes[:3])}{' …' if len(boxes) > 3 else ''} (x1, y1, x2, y2)"
-        )
-        blank = [list(box) for box in (*(spec.blank if spec is not None else ()), *boxes)]
-        signs.append(Sign("overlay", text, {"thermal_spec": {"blank": blank}}, 0.9))
-    return signs
+    if not boxes:
+        return []
+    text = (
+        f"{pixels} pixels never change over {len(alike)} frames and stand out: burnt-in text or marks, at "
+        f"{', '.join(str(list(box)) for box in boxes[:3])}{' …' if len(boxes) > 3 else ''} (x1, y1, x2, y2)"
+    )
+    blank = [list(box) for box in (*(spec.blank if spec is not None else ()), *boxes)]
+    return [Sign("overlay", text, {"thermal_spec": {"blank": blank}}, 0.9)]
+
+
+def without_empty(frame: Image, value: float) -> Image:
+    """The frame as H×W, with the median of the others where pixels are ``value`` or not finite."""
+    one = plane(frame)
+    empty = one == value if one.dtype.kind != "f" else (one == value) | ~np.isfinite(one)
+    if not empty.any() or empty.all():
+        return one
+    return np.where(empty, np.median(one[~empty]).astype(one.dtype), one)
+
+
+def _known(image: Image, spec: ThermalSpec | None) -> NDArray[np.bool_]:
+    """H×W bool: what the spec blanks already."""
+    known = np.zeros(image.shape, bool)
+    for x1, y1, x2, y2 in spec.blank if spec is not None else ():
+        known[y1:y2, x1:x2] = True
+    return known
 
 
 def find_telemetry(frames: Sequence[Image], spec: ThermalSpec | None) -> list[Sign]:

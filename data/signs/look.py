@@ -11,7 +11,7 @@ from data.frame import Image
 from data.images import one_channel, read_bytes, read_rgb, read_thermal
 from data.radiometric import is_radiometric
 from data.rig import Rig
-from data.signs.burnt import find_burnt, find_false_colour, find_telemetry
+from data.signs.burnt import find_border, find_false_colour, find_overlay, find_telemetry, without_empty
 from data.signs.mount import find_mount
 from data.signs.polarity import find_polarity
 from data.signs.sign import Sign
@@ -42,16 +42,25 @@ def look(
     if not frames:
         return []
     rig = rig or Rig()
-    false_colour = find_false_colour(frames)
-    measured = false_colour == []
-    return [
-        *false_colour,
-        *(find_polarity(frames, rgbs, spec, rig) if measured else []),
-        *find_burnt(frames, spec),
-        *find_telemetry(frames, spec),
-        *find_mount(frames, rgbs, rig),
-        *(find_range(frames, spec) if measured else []),
-    ]
+    false_colour, border = find_false_colour(frames), find_border(frames, spec)
+    scenes = _without_empty(frames, spec, border)
+    mount = find_mount(scenes, rgbs, rig)
+    marks = [*border, *find_overlay(scenes, spec), *find_telemetry(scenes, spec)]
+    if false_colour:  # numbers of a palette tell neither warmth nor range
+        return [*false_colour, *mount, *marks]
+    upright = Rig.model_validate(mount[0].change["rig"]) if mount else rig  # the sky is at the top
+    return [*mount, *find_polarity(scenes, rgbs, spec, upright), *marks, *find_range(frames, spec)]
+
+
+def _without_empty(frames: Sequence[Image], spec: ThermalSpec | None, border: list[Sign]) -> Sequence[Image]:
+    """The frames with nothing extreme where they show nothing, by the spec or by the border that was found."""
+    if border:
+        value = float(border[0].change["thermal_spec"]["invalid"])
+    elif spec is not None and (spec.marks or spec.unit == "celsius"):
+        value = spec.invalid
+    else:
+        return frames
+    return [without_empty(frame, value) for frame in frames]
 
 
 def look_at_files(
