@@ -1,6 +1,7 @@
 """Each known layout on a miniature of the real set: its names, depths, channels, lists and quirks, none of its data."""
 
 import json
+import re
 from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
@@ -12,12 +13,15 @@ import pytest
 from data.card import DatasetCard
 from data.dataset import PairDataset
 from data.errors import DataError
-from data.layouts.found import hold_out, list_ids, read_list, stretches
+from data.layouts.found import Found, has, hold_out, list_ids, read_list, stretches
 from data.layouts.known import LAYOUTS, find_layout, looked_for
 from data.layouts.recognise import recognise_set
 from pipelines.cli import main
 from pipelines.recipe_file import load_recipe
 
+CONTRIBUTING = Path(__file__).parents[1] / "CONTRIBUTING.md"
+EXAMPLE_NEEDS = Found, has
+"""What the layout that CONTRIBUTING.md shows uses beside the names of this file."""
 SIZE = (48, 64)
 """Height, width of every picture here."""
 BOX = "<object><name>{name}</name><bndbox><xmin>4</xmin><ymin>5</ymin><xmax>30</xmax><ymax>40</ymax></bndbox></object>"
@@ -177,8 +181,7 @@ SIZES = {
     "mfnet": (480, 640), "msrs": (480, 640), "pst900": (720, 1280), "fmb": (600, 800), "kaist": (512, 640),
     "llvip": (512, 640), "flir-aligned": (512, 640), "m3fd": (480, 640),
 }  # fmt: skip
-"""Height, width that the literature trains at; canvases are the next multiples of 32."""
-TASKS = {name: "segment" if name in ("mfnet", "msrs", "pst900", "fmb") else "detect" for name in TREES}
+"""Recipe → height, width that the literature trains at; canvases are the next multiples of 32."""
 
 
 @pytest.fixture(scope="module", params=LAYOUTS)
@@ -207,20 +210,19 @@ def test_no_other_layout_takes_it_for_its_own(made):
 
 
 def test_every_pair_of_every_split_loads_with_its_labels(made):
-    name, _, _, card, _ = made
-    task = TASKS[name]
-    assert card.tasks() == (task,)
+    *_, card, _ = made
     for split in card.splits:
         samples = card.samples(split)
-        pairs = PairDataset(card, samples, task=task)
-        for number in (0, len(samples) - 1):
-            pair = pairs[number, 0]
-            assert pair["rgb"].shape == (*SIZE, 3) and pair["thermal"].shape == SIZE
-            assert samples[number].has(task)
-        if task == "segment":
-            judged = set(np.unique(pair["mask"])) - {255}
-            assert judged == set(range(0 if name != "fmb" else 1, len(card.classes) + 1))
-        else:
+        for task in card.tasks() or ("detect",):
+            pairs = PairDataset(card, samples, task=task)
+            for number in (0, len(samples) - 1):
+                pair = pairs[number, 0]
+                assert pair["rgb"].shape == (*SIZE, 3) and pair["thermal"].shape == SIZE
+                assert samples[number].has(task) or not card.tasks()
+            if task == "segment":
+                first = 1 if card.masks.zero == "ignore" else 0
+                assert set(np.unique(pair["mask"])) - {255} == set(range(first, len(card.classes) + 1))
+        if "detect" in card.tasks():
             labels = {int(label) for sample in samples for label in sample.labels}
             assert labels and labels <= set(range(len(card.classes)))
 
@@ -232,13 +234,24 @@ def test_no_pair_is_learned_from_and_judged(made):
         assert not ids[one] & ids[other], (one, other)
 
 
-def test_a_recipe_of_its_name_fits_it(made):
-    name, *_, card, _ = made
+@pytest.mark.parametrize("name", SIZES)
+def test_a_set_has_a_recipe_of_its_name(name, tmp_path):
+    card, _ = built(tmp_path, name)
     recipe = load_recipe(name)
-    assert recipe.model.head.kind == TASKS[name]
+    assert (recipe.model.head.kind,) == card.tasks()
     assert card.name in recipe.about and set(recipe.model.sensors) == {"rgb", "thermal"}
-    height, width = SIZES[name]
-    assert all(0 <= canvas - edge < 32 for canvas, edge in zip(recipe.model.size, (height, width), strict=True))
+    assert all(0 <= canvas - edge < 32 for canvas, edge in zip(recipe.model.size, SIZES[name], strict=True))
+
+
+def test_the_layout_that_contributing_shows_is_one(tmp_path, monkeypatch):
+    (block,) = re.findall(r"```python\n(.*?)```", CONTRIBUTING.read_text(encoding="utf-8"), re.DOTALL)
+    assert block.count("\n") <= 15
+    room = dict(globals())
+    exec(block, room)
+    counts = room["roadscene_tree"](tmp_path)
+    monkeypatch.setitem(LAYOUTS, "roadscene", (room["roadscene"], "crop_LR_visible, cropinfrared"))
+    layout = recognise_set(tmp_path, tmp_path / "card.yaml")
+    assert layout.counts == counts and layout.card.name == "RoadScene"
 
 
 # What single sets are like
