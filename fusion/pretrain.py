@@ -14,7 +14,8 @@ from fusion.model import FusionModel, Sensor
 from fusion.seeds import patch_mask
 
 Batch = dict[str, Any]
-"""What data.dataset.unpack makes: rgb, thermal, present, seed, boxes, labels; ``prepare`` adds targets."""
+"""What data.dataset.unpack makes: rgb, thermal, present, seed, ids, and what a head names as its truth. ``prepare``
+adds targets."""
 LearnsFrom = Literal["labelled", "thermal", "pairs"]
 """Pictures with labels; all that have thermal; all that have both sensors."""
 

@@ -73,7 +73,8 @@ class Guard(_Section):
     """Watches a figure after each epoch, and acts when it jumps the wrong way."""
 
     metric: str = "val_loss"
-    """val_loss, one of the head's metrics, one of them with a sensor taken away (ap50_rgb), or forgetting_rgb."""
+    """val_loss, one of the head's metrics, the main one with one sensor alone (ap50_rgb, miou_rgb, accuracy_rgb), or
+    forgetting_rgb."""
     tolerance: Tolerance = 0.05
     """Share of the best value for a loss, absolute points for all else; 5% is 0.05."""
     on_jump: Literal["warn", "stop", "rollback"] = "rollback"

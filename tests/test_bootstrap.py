@@ -188,6 +188,12 @@ def test_records_are_written_and_read(tmp_path: Path) -> None:
         (tmp_path / "records.npz").write_bytes(text)
         with pytest.raises(FusionError, match=r"records\.npz: no records"):
             load(tmp_path / "records.npz")
+    np.savez(tmp_path / "records.npz", something=np.zeros(3))
+    with pytest.raises(FusionError, match=r"records\.npz: no records of a validation: it holds something else"):
+        load(tmp_path / "records.npz")
+    np.savez(tmp_path / "records.npz", boxes=np.zeros((3, 6)))
+    with pytest.raises(FusionError, match=r"no records of a validation: 'box_counts'; run the evaluation again"):
+        load(tmp_path / "records.npz")
     with pytest.raises(FusionError, match=r"gone\.npz"):
         load(tmp_path / "gone.npz")
 

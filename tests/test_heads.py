@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.fabric import Fabric
+from pydantic import ValidationError
 
 from data.prepare import InputSpec
 from data.thermal import ThermalSpec
@@ -22,6 +23,7 @@ from fusion.checkpoint import load_model, save_model
 from fusion.heads import HEADS, metric_for
 from fusion.model import Blend, FusionModel, ModelConfig, RgbEncoder, ThermalEncoder, build_model
 from fusion.objectives import TaskObjective
+from fusion.recipe import Recipe
 from fusion.validation import validate
 
 SIZE, CANVAS, CLASSES = (48, 64), (64, 96), ("a", "b")
@@ -153,6 +155,21 @@ def test_it_says_what_it_is(task):
     assert task in bootstrap.RESAMPLED
     nothing = metric_for(task, CLASSES).compute()
     assert {nothing[name] for name in head.metrics} == {0.0} and nothing["per_class"] == {}
+
+
+@every_head
+def test_a_guard_may_watch_its_figures_with_both_sensors_and_with_each_alone(task):
+    model = {"size": [64, 96], "rgb": {"arch": "x", "weights": None}, "thermal": {"arch": "x"}, "head": {"kind": task}}
+
+    def recipe(metric):
+        stage = {"name": "one", "epochs": 1, "groups": [{"match": "*", "lr": 1e-3}], "guard": {"metric": metric}}
+        return Recipe.model_validate({"about": "x", "model": model, "stages": [stage]})
+
+    main = HEADS[task].criterion[0]
+    known = [*HEADS[task].metrics, f"{main}_rgb", f"{main}_thermal", "forgetting_rgb"]
+    assert all(recipe(metric).stages[0].guard.metric == metric for metric in known)
+    with pytest.raises(ValidationError, match=f"has no figure 'none'; one of val_loss, {main}"):
+        recipe("none")
 
 
 @every_head
