@@ -133,3 +133,82 @@ def test_a_missing_partner_is_one_line(card):
     gone = type(sample)(sample.id, sample.rgb, sample.thermal.with_name("gone.png"), None, None)
     with pytest.raises(DataError, match=r"gone\.png: no such file"):
         load_pair(gone, Preparer(card.inputs(), card.load_rig()))
+
+
+COLOURS = np.array([[0, 0, 0], [250, 0, 0], [0, 250, 0]], np.uint8)
+
+
+def painted_card(folder, **sizes):
+    """Two pairs whose RGB shows the mask: a class is a colour; 45 × 80 pixels."""
+    for name in ("rgb", "thermal", "masks"):
+        (folder / name).mkdir()
+    mask = np.zeros((45, 80), np.uint8)
+    mask[9:27, 16:40], mask[24:40, 50:78] = 1, 2
+    for one in ("0", "1"):
+        write_image(folder / "rgb" / f"{one}.png", COLOURS[mask])
+        write_image(folder / "thermal" / f"{one}.png", mask.astype(np.uint16) * 500 + 900)
+        write_image(folder / "masks" / f"{one}.png", mask)
+    return DatasetCard(
+        version=1, name="painted", rgb="rgb/{id}.png", thermal="thermal/{id}.png", classes=["red", "green"],
+        thermal_spec=ThermalSpec(unit="counts16"), splits={"all": {"ids": ["0", "1"]}, "unlabelled": {"ids": ["1"]}},
+        masks="masks/{id}.png", **({"rgb_size": (45, 80), "thermal_size": (45, 80)} | sizes),
+    ).at(folder / "card.yaml")  # fmt: skip
+
+
+def agreement(item):
+    """Share of the judged pixels whose colour is that of their class, away from edges, where colours mix."""
+    solid = (np.abs(item["rgb"][..., None, :].astype(int) - COLOURS).max(-1) <= 2) & (item["mask"] != 255)[..., None]
+    assert solid.any(-1).mean() > 0.2
+    return (solid.argmax(-1) == item["mask"])[solid.any(-1)].mean()
+
+
+@pytest.mark.parametrize("sizes", [{}, {"canvas": (64, 96), "rgb_size": None, "thermal_size": None}])
+@pytest.mark.parametrize("augment", [None, AugmentSpec(rgb_brightness=0, rgb_contrast=0, flip=0.5)])
+def test_a_mask_moves_with_its_picture(tmp_path, sizes, augment):
+    card = painted_card(tmp_path, **sizes)
+    pairs = PairDataset(card, card.samples("all"), augment, task="segment")
+    for seed in range(6):
+        item = pairs[seed % 2, seed]
+        assert item["mask"].dtype == np.uint8 and item["mask"].shape == item["rgb"].shape[:2]
+        assert agreement(item) > 0.995 and set(np.unique(item["mask"])) <= {0, 1, 2, 255}
+        assert "boxes" not in item and "label" not in item
+
+
+def test_what_lies_outside_of_the_picture_is_not_judged(tmp_path):
+    card = painted_card(tmp_path, canvas=(64, 96), rgb_size=None, thermal_size=None)
+    item = PairDataset(card, card.samples("all"), task="segment")[0, 0]
+    assert (item["mask"][:54] != 255).all() and (item["mask"][54:] == 255).all(), "45 × 80 is 54 × 96 there"
+
+
+@pytest.mark.parametrize("sizes", [{}, {"canvas": (64, 96), "rgb_size": None, "thermal_size": None}])
+def test_a_mask_is_the_same_whatever_is_read(tmp_path, sizes):
+    card = painted_card(tmp_path, **sizes)
+    both, thermal = (
+        PairDataset(card, card.samples("all"), None, sensors, "segment")[0, 0]["mask"]
+        for sensors in (("rgb", "thermal"), ("thermal",))
+    )
+    assert np.array_equal(both, thermal)
+
+
+def test_a_batch_of_masks(tmp_path):
+    card = painted_card(tmp_path)
+    pairs = PairDataset(card, card.samples("all") + card.samples("unlabelled"), AugmentSpec(), task="segment")
+    batch = unpack(stack([pairs[k, k] for k in range(3)]))
+    assert batch["mask"].dtype == torch.uint8 and batch["mask"].shape == (3, 45, 80)
+    assert (batch["mask"][:2] != 255).any() and (batch["mask"][2] == 255).all(), "nobody labelled the third"
+    assert batch.keys() == {"rgb", "thermal", "present", "mask", "ids", "index", "seed"}
+
+
+def test_a_batch_of_classes(card):
+    pairs = PairDataset(card, card.samples("train") + card.samples("unlabelled"), AugmentSpec(), task="classify")
+    batch = unpack(stack([pairs[k, k] for k in (0, 1, 12)]))
+    assert batch["label"].dtype == torch.int64 and batch["label"].shape == (3,)
+    assert batch["label"].tolist() == [*(card.samples("train")[k].image_label for k in (0, 1)), -1]
+    assert batch.keys() == {"rgb", "thermal", "present", "label", "ids", "index", "seed"}
+
+
+def test_a_mask_of_another_size_is_one_line(tmp_path):
+    card = painted_card(tmp_path)
+    write_image(tmp_path / "masks" / "1.png", np.zeros((45, 79), np.uint8))
+    with pytest.raises(DataError, match=r"1\.png: the mask is 79×45 \(width×height\), .* of pair '1' is 80×45"):
+        PairDataset(card, card.samples("all"), task="segment")[1, 0]

@@ -8,9 +8,10 @@ import torch
 from lightning.fabric import Fabric
 
 from data.augment.augmenter import Augmenter
-from data.card import DatasetCard, Split
+from data.card import DatasetCard, ImageLabels, Split
 from data.errors import DataError
 from data.images import write_image
+from data.labels.masks import read_mask
 from data.subset import subset
 from pipelines.loaders import CardLoaders
 from pipelines.recipe_file import TrainRecipe
@@ -23,12 +24,13 @@ def card(synthetic_card):
     return DatasetCard.load(synthetic_card)
 
 
-def recipe(*objectives, sensors=("rgb", "thermal"), **changes):
+def recipe(*objectives, sensors=("rgb", "thermal"), task="detect", **changes):
     stages = [
         {"name": f"s{k}", "objective": objective, "epochs": 1, "groups": [{"match": "*", "lr": 1e-3}]}
         for k, objective in enumerate(objectives or ("task",))
     ]
     model = {"size": [64, 96], "rgb": {"arch": "test_resnet", "weights": None}, "thermal": {"arch": "test_resnet"}}
+    model["head"] = {"kind": task}
     return TrainRecipe.model_validate(
         {"about": "Test.", "model": model | {"sensors": list(sensors)}, "stages": stages, "batch": 4, "workers": 0}
         | changes
@@ -240,8 +242,9 @@ def test_an_unreadable_file_is_told_through_the_workers(card, tmp_path, workers)
     card = DatasetCard.load(tmp_path / "set" / "card.yaml")
     picture = card.samples("train")[4].rgb
     picture.write_bytes(picture.read_bytes()[:300])
-    with pytest.raises(DataError, match=f"{picture.name}: the file is truncated"):
+    with pytest.raises(DataError, match=f"{picture.name}: the file is truncated") as caught:
         list(CardLoaders(card, recipe(workers=workers)).train("labelled", ORDER))
+    assert str(caught.value) == f"{picture}: the file is truncated or damaged; copy it again", "no worker's traceback"
 
 
 def test_the_fingerprint_is_of_what_a_run_takes(card, tmp_path):
@@ -258,6 +261,59 @@ def test_the_fingerprint_is_of_what_a_run_takes(card, tmp_path):
     write_image(copy.samples("unlabelled")[0].thermal, np.full((48, 80), 9, np.uint16))
     found.append(CardLoaders(copy, recipe()).fingerprint)
     assert len({before, *found}) == 5
+
+
+@pytest.mark.parametrize(("task", "keys"), [("segment", {"mask"}), ("classify", {"label"})])
+def test_only_the_labels_of_the_recipe_s_task_are_read(card, task, keys):
+    bare = card.model_copy(update={"labels": None, "splits": by_ids(card)}).at(card.path)
+    loaders = CardLoaders(bare, recipe("task", "autoencode", task=task))
+    shared = {"rgb", "thermal", "present", "ids", "index", "seed"}
+    assert next(iter(loaders.train("labelled", ORDER))).keys() == shared | keys
+    assert next(iter(loaders.validation())).keys() == shared | keys
+    assert next(iter(loaders.train("thermal", ORDER))).keys() == shared
+
+
+def by_ids(card):
+    """The card's splits without a need for boxes."""
+    return {name: Split(ids=tuple(sample.id for sample in card.samples(name))) for name in card.splits}
+
+
+@pytest.mark.parametrize(("task", "field"), [("detect", "labels"), ("segment", "masks"), ("classify", "image_labels")])
+def test_a_task_that_the_card_has_no_labels_for_is_one_line(card, task, field):
+    bare = card.model_copy(update={field: None, "splits": by_ids(card)}).at(card.path)
+    with pytest.raises(DataError, match=rf"card\.yaml: {field}: the card has none, .* '{task}' \(model\.head\.kind\)"):
+        CardLoaders(bare, recipe(task=task))
+    CardLoaders(bare, recipe("autoencode", task=task))
+
+
+def test_pairs_without_the_task_s_labels_are_told(card, tmp_path):
+    shutil.copytree(card.folder, tmp_path / "set")
+    card = DatasetCard.load(tmp_path / "set" / "card.yaml")
+    card.samples("train")[3].mask.unlink()
+    CardLoaders(card, recipe())
+    with pytest.raises(DataError, match=r"\.png: no such file \(1 of split 'train' are missing\)"):
+        CardLoaders(card, recipe(task="segment"))
+    (tmp_path / "set" / "few.csv").write_text(f"id,label\n{card.samples('train')[0].id},{card.image_classes[0]}\n")
+    few = card.model_copy(update={"image_labels": ImageLabels(format="csv", path="few.csv")}).at(card.path)
+    with pytest.raises(DataError, match="11 pairs of split 'train' have no labels for the task 'classify'"):
+        CardLoaders(few, recipe(task="classify"))
+
+
+def test_the_fingerprint_is_of_the_task_s_labels_alone(card, tmp_path):
+    shutil.copytree(card.folder, tmp_path / "set")
+    copy = DatasetCard.load(tmp_path / "set" / "card.yaml")
+    before = {task: CardLoaders(card, recipe(task=task)).fingerprint for task in ("detect", "segment", "classify")}
+    assert len(set(before.values())) == 3
+    sample = copy.samples("train")[0]
+    mask = read_mask(sample, copy)
+    mask[0, 0] = 2 if mask[0, 0] == 1 else 1
+    write_image(sample.mask, mask)
+    renamed = copy.model_copy(update={"image_classes": copy.image_classes[::-1]}).at(copy.path)
+    assert CardLoaders(copy, recipe()).fingerprint == before["detect"]
+    assert CardLoaders(copy, recipe(task="segment")).fingerprint != before["segment"]
+    assert CardLoaders(copy, recipe(task="classify")).fingerprint == before["classify"]
+    assert CardLoaders(renamed, recipe(task="classify")).fingerprint != before["classify"]
+    assert CardLoaders(renamed, recipe()).fingerprint == before["detect"]
 
 
 def test_fabric_takes_them(card):
