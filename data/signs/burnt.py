@@ -16,7 +16,9 @@ _LEAST = 6
 _STILL, _MOVED, _CONTRAST, _SHARP = 0.04, 0.12, 0.2, 0.4
 """Parts of the values' span: a pixel that changes less is still; the scene must have changed more; a mark stands out
 from what is around it by more, and from the pixel beside it by the last. Lamps before a fixed camera stay too, but
-optics blur them: of 11 real sets none had a still pixel with a step above 0.22, text through JPEG 90 has 0.66."""
+optics blur them: chosen on six groups of real frames, where still pixels of the scene had steps up to 0.22 (90th
+percentile) and text drawn into the same frames, through JPEG 90, mostly above 0.6.
+"""
 _MARK_PIXELS, _BORDER = 12, 0.003
 _BOXES = 8
 _EDGE_ROWS = 8
