@@ -203,6 +203,11 @@ class DatasetCard(BaseModel):
             for one in ids
         ]
 
+    def ids(self, split: str) -> list[str]:
+        """List the ids of a split; labels are read only where they say what is in it."""
+        by_labels = self.splits[split].coco is not None
+        return self.split_ids(split, self._read_boxes(()) if by_labels else {})
+
     def read_labels(self) -> dict[str, Boxed]:
         """Read the boxes of every labelled pair, by id; empty without labels.
 
@@ -210,7 +215,7 @@ class DatasetCard(BaseModel):
         """
         if self.labels is None or self._in_one_file():
             return self._read_boxes(())
-        return self._read_boxes(dict.fromkeys(one for split in self.splits for one in self.split_ids(split, {})))
+        return self._read_boxes(dict.fromkeys(one for split in self.splits for one in self.ids(split)))
 
     def split_ids(self, split: str, labelled: Mapping[str, Boxed]) -> list[str]:
         """List the ids of a split, given what ``read_labels`` returned."""

@@ -20,7 +20,8 @@ from data.sample import SENSORS, Sensor
 
 IGNORE = 255
 """Value of a mask's pixels that are not judged, once it is read."""
-MAX_CLASSES = 254
+MAX_CLASSES = 253
+"""What a mask's byte can tell apart beside the background, what is not judged, and what is unknown."""
 
 Level = Annotated[int, Field(ge=0, le=255)]
 Colour = tuple[Level, Level, Level]

@@ -19,11 +19,12 @@ def subset(card: DatasetCard, labels: float) -> DatasetCard:
     ids = _train_ids(card)
     count = kept_count(len(ids), labels)
     kept = [ids[(2 * k + 1) * len(ids) // (2 * count)] for k in range(count)]
-    moved = [one for one in ids if one not in set(kept)]
+    chosen = set(kept)
+    moved = [one for one in ids if one not in chosen]
     if not moved:
         return card
     home = _home(card)
-    rest = card.split_ids(home, card.read_labels()) if home in card.splits else []
+    rest = card.ids(home) if home in card.splits else []
     return _with(card, train=Split(ids=tuple(kept)), **{home: Split(ids=(*rest, *moved))})
 
 

@@ -90,9 +90,9 @@ def _load(sample: Sample, card: DatasetCard, preparer: Preparer) -> tuple[Prepar
 def _draw(view: NDArray[np.uint8], truth: Truth, scale: float, names: Sequence[str]) -> None:
     """Tint a view by the mask, darken what is not judged, and draw the boxes, in place."""
     if "mask" in truth:
-        draw_map(view, truth["mask"], names)
         mask = cv2.resize(truth["mask"], (view.shape[1], view.shape[0]), interpolation=cv2.INTER_NEAREST)
         view[mask == IGNORE] //= 3
+        draw_map(view, truth["mask"], names)
     if "boxes" not in truth:
         return
     boxes = (truth["boxes"] * scale).round().astype(int).tolist()

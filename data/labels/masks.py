@@ -3,8 +3,10 @@
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,6 +22,7 @@ Pixels = NDArray[np.uint8 | np.uint16]
 _PNG = b"\x89PNG\r\n\x1a\n"
 _INDEXED = 3
 """PNG's colour type of pictures with a palette."""
+_UNKNOWN = 254
 _RESERVED = {"background": 0, "ignore": IGNORE}
 
 
@@ -93,39 +96,57 @@ def _one_channel(pixels: Pixels, channel: int | None, path: Path) -> Pixels:
 
 def _by_index(pixels: Pixels, masks: Masks, classes: Sequence[str], path: Path) -> Mask:
     first = 0 if masks.zero == "class" else 1
-    table = np.full(1 << (8 * pixels.dtype.itemsize), -1, np.int16)
+    table = np.full(1 << (8 * pixels.dtype.itemsize), _UNKNOWN, np.uint8)
     table[first : first + len(classes)] = np.arange(1, len(classes) + 1)
     if masks.zero != "class":
         table[0] = 0 if masks.zero == "background" else IGNORE
     if masks.ignore < len(table):
         table[masks.ignore] = IGNORE
-    found = table[pixels]
-    if int(found.min(initial=0)) < 0:
-        row, column = np.unravel_index(int(np.argmin(found)), found.shape)
-        highest = first + len(classes) - 1
+    found = table[pixels] if len(table) > 256 else np.asarray(cv2.LUT(pixels, table), np.uint8)
+    place = _first_unknown(found)
+    if place is not None:
+        row, column = place
         raise DataError(
             f"{path}: class index {pixels[row, column]} at x {column}, y {row}; the card has {len(classes)} classes: "
-            f"0 … {highest} and {masks.ignore} (ignored) are known"
+            f"0 … {first + len(classes) - 1} and {masks.ignore} (ignored) are known"
         )
-    return found.astype(np.uint8)
+    return found
 
 
 def _by_colour(pixels: Pixels, palette: Mapping[str, Colour], classes: Sequence[str], path: Path) -> Mask:
     if pixels.ndim != 3 or pixels.shape[2] < 3 or pixels.dtype != np.uint8:
         found = "1 channel" if pixels.ndim == 2 else f"{pixels.shape[2]} channels of {pixels.dtype}"
         raise DataError(f"{path}: the mask has {found}, but the card says masks.palette, which needs colours of 8 bits")
-    colours = {(r << 16) | (g << 8) | b: name for name, (r, g, b) in palette.items()}
-    keys = np.array(sorted(colours))
-    known = {**{name: k for k, name in enumerate(classes, 1)}, **_RESERVED}
-    values = np.array([known[colours[key]] for key in keys.tolist()], np.uint8)
-    wide = pixels.astype(np.int32)
-    packed = (wide[:, :, 0] << 16) | (wide[:, :, 1] << 8) | wide[:, :, 2]
-    place = np.searchsorted(keys, packed).clip(max=len(keys) - 1)
-    wrong = keys[place] != packed
-    if wrong.any():
-        row, column = np.unravel_index(int(np.argmax(wrong)), wrong.shape)
+    four = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGRA if pixels.shape[2] == 3 else cv2.COLOR_RGBA2BGRA)
+    packed = np.asarray(four).view("<u4")[:, :, 0] & 0xFFFFFF  # red << 16 | green << 8 | blue
+    values: Mask = _colour_table(tuple(palette.items()), tuple(classes))[packed]
+    place = _first_unknown(values)
+    if place is not None:
+        row, column = place
         raise DataError(
             f"{path}: the colour {pixels[row, column, :3].tolist()} at x {column}, y {row} is not in the card's "
             "masks.palette"
         )
-    return np.asarray(values[place])
+    return values
+
+
+@lru_cache(maxsize=2)
+def _colour_table(palette: tuple[tuple[str, Colour], ...], classes: tuple[str, ...]) -> Mask:
+    """Every colour's value, 16 MiB.
+
+    To search each pixel among the colours took 6.9 ms at 480×640, this 3.2 with decoding (2026-11-21).
+    """
+    known = {**{name: k for k, name in enumerate(classes, 1)}, **_RESERVED}
+    table = np.full(1 << 24, _UNKNOWN, np.uint8)
+    for name, (red, green, blue) in palette:
+        table[red << 16 | green << 8 | blue] = known[name]
+    return table
+
+
+def _first_unknown(mask: Mask) -> tuple[int, int] | None:
+    """Row and column of the first pixel that is no class."""
+    unknown = mask == _UNKNOWN
+    if not unknown.any():
+        return None
+    row, column = divmod(int(unknown.argmax()), mask.shape[1])
+    return row, column
