@@ -128,7 +128,7 @@ def _alignment(card: DatasetCard, alignment: Alignment) -> str:
         farthest = alignment.systematic is not None
         parts.append(f"<h3>{'The farthest pairs' if farthest else 'Pairs that agree least'}</h3>")
         parts.append(
-            '<p class="note">Left RGB, right thermal as the card lays it on RGB; below, edges of RGB green and of thermal '
+            '<p class="note">Left RGB, right thermal as the card lays it on RGB; below, edges of RGB green, of thermal '
             "red, yellow where they meet: as they lie, and moved back by the estimate.</p>"
         )
         samples = _samples(card, {one for one, _ in worst})

@@ -19,6 +19,7 @@ from data.check.parallel import in_parallel
 from data.check.sequences import Recording, frozen, frozen_runs, missing_frames, recordings
 from data.check.values import wrong_range
 from data.errors import DataError
+from data.signs.look import look_at_files
 
 Progress = Callable[[int, int], None]
 """Called with the number of pairs done and that of all."""
@@ -125,6 +126,7 @@ def _tell(card: DatasetCard, by_split: Mapping[str, Sequence[Sample]], seen: _Se
         report.thermal_range = (float(lows.min()), float(highs.max()))
         report.thermal_span = (float((highs - lows).min()), float((highs - lows).max()))
         report.extend(wrong_range(seen.values, report.thermal_range, card.thermal_spec))
+    _signs(card, by_split, report)
     count_labels(by_split, seen.classes, card, report)
     report.alignment = summarise(seen.shifts)
     if report.alignment is not None:
@@ -140,6 +142,17 @@ def _same_ids(by_split: Mapping[str, Sequence[Sample]], report: Report) -> None:
             if other != split and not split.startswith(f"{other}_"):
                 text = f"pair '{sample.id}' is in the splits '{other}' and '{split}'"
                 report.add("error", "duplicate", sample.id, text)
+
+
+def _signs(card: DatasetCard, by_split: Mapping[str, Sequence[Sample]], report: Report) -> None:
+    """False colour, polarity, overlays, telemetry and mounts, as a sample of the pairs shows them."""
+    samples = {
+        s.id: s for chosen in by_split.values() for s in chosen if "thermal" in s.sensors and s.thermal.is_file()
+    }
+    rgbs = [sample.rgb if "rgb" in sample.sensors else None for sample in samples.values()]
+    signs = look_at_files([sample.thermal for sample in samples.values()], rgbs, card.thermal_spec, card.load_rig())
+    for sign in signs:
+        report.add(sign.level, sign.kind, "thermal", sign.text)
 
 
 def _sizes(seen: _Seen, report: Report) -> None:
