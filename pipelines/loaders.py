@@ -15,6 +15,7 @@ from data.errors import DataError
 from data.text_file import read_bytes
 from fusion.objectives import OBJECTIVES
 from fusion.seeds import derive, permutation
+from pipelines.freed_memory import keep_freed_memory
 from pipelines.recipe_file import TrainRecipe
 from pipelines.stopping import shielded
 
@@ -164,6 +165,7 @@ class _Pool:
 def _one_thread(_: int) -> None:
     """Workers are as many as are to read at once: OpenCV's own threads would get in their way."""
     cv2.setNumThreads(0)
+    keep_freed_memory()
 
 
 class _Epoch(IterableDataset[Batch]):

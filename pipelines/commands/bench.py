@@ -1,4 +1,4 @@
-"""``rgbt bench``: how fast a bundle answers here, alone and live; how fast training steps."""
+"""``rgbt bench``: how fast a bundle answers here, alone and live; how fast training steps and a card loads."""
 
 import argparse
 import dataclasses
@@ -16,6 +16,7 @@ EXAMPLE = """examples:
   rgbt bench --train --json
   rgbt bench --train --arch resnet18 --size 480 640 --batch 4 --steps 80
   rgbt bench --train --data card.yaml --recipe staged
+  rgbt bench --data card.yaml --json
 
 --live generates two 300-frame files (1280×720 H.264 and 640×512 16-bit FFV1 for a bundle that takes any size, else
 of its own size and depth) and measures CPU time per pair: of the model alone (M), of decoding alone (D), and of the
@@ -23,7 +24,11 @@ whole live process (L). live_efficiency = (M + D) / L.
 
 --train takes no bundle. It measures optimiser steps per second of rgbt train against a bare PyTorch loop over the same
 model and the same batches in memory, in short alternating blocks: train_ratio is ours over bare. --data with --recipe
-adds wait_share: the share of a real epoch of the recipe's last stage (at most --steps steps) spent waiting for data."""
+adds wait_share: the share of a real epoch of the recipe's last stage (at most --steps steps) spent waiting for data.
+
+--data without --train measures the loader of a card: pairs per second of one core over bare OpenCV decoding of both
+files (loader_ratio) without augmentation, with flip and affine, and with the recipe's augmentation (default: staged's);
+what each transform costs; and how many workers feed 1000 pairs per second."""
 
 _STEPS, _SIZE, _ARCH, _BATCH = 40, [256, 256], "mobilenetv4_conv_small", 8
 
@@ -45,9 +50,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     train.add_argument("--size", type=int, nargs=2, default=_SIZE, metavar=("H", "W"), help="canvas (default: 256 256)")
     train.add_argument("--arch", default=_ARCH, help="both encoders (default: %(default)s)")
     train.add_argument("--accelerator", default="auto", choices=("auto", "cpu", "cuda", "mps"))
-    train.add_argument("--data", type=Path, metavar="CARD", help="dataset card to wait for, with --recipe")
-    train.add_argument("--recipe", metavar="NAME", help="recipe whose batch, workers and last stage are used")
+    train.add_argument(
+        "--data", type=Path, metavar="CARD", help="dataset card: its loader, or with --train the wait for it"
+    )
+    train.add_argument(
+        "--recipe",
+        metavar="NAME",
+        help="recipe whose batch, workers and last stage are used; without --train its augmentation",
+    )
     train.add_argument("--set", action="append", default=[], metavar="K=V", help="change a field of the recipe")
+    train.add_argument("--pairs", type=int, help="pairs that each row of a loader is measured on (default: 120)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -56,15 +68,23 @@ def run(args: argparse.Namespace) -> int:
     if problem:
         print(f"rgbt bench: error: {problem}", file=sys.stderr)
         return 2
-    return _run_train(args) if args.train else _run_bundle(args)
+    if args.train:
+        return _run_train(args)
+    return _run_loader(args) if args.data else _run_bundle(args)
 
 
 def _misuse(args: argparse.Namespace) -> str | None:
+    if args.data and not args.train:
+        if args.bundle or args.live:
+            return f"--data measures a card's loader, not a bundle: leave out '{args.bundle or '--live'}'"
+        return None
+    if args.pairs is not None:
+        return "--pairs is for a card's loader; say --data CARD, without --train"
     if not args.train:
-        for name in ("data", "recipe", "set"):
+        for name in ("recipe", "set"):
             if getattr(args, name):
-                return f"--{name} is for training; say rgbt bench --train"
-        return None if args.bundle else "name a bundle's folder, or say --train"
+                return f"--{name} is for training, or for a card's loader; say --train, or --data CARD"
+        return None if args.bundle else "name a bundle's folder, or say --train or --data CARD"
     if args.bundle or args.live:
         found = args.bundle or "--live"
         return f"--train measures training, not a bundle: leave out '{found}', or leave out --train"
@@ -88,6 +108,42 @@ def _run_train(args: argparse.Namespace) -> int:
     answer = {"command": _train_command(args, batch), **figures, **waits}
     print(json.dumps(answer, indent=2) if args.json else "\n".join(_train_table(answer)))
     return 0
+
+
+def _run_loader(args: argparse.Namespace) -> int:
+    from data.card import DatasetCard
+    from pipelines.loader_bench import PAIRS, measure_loader
+    from pipelines.recipe_file import load_recipe
+
+    recipe = load_recipe(args.recipe or "staged", args.set)
+    pairs = PAIRS if args.pairs is None else args.pairs
+    card = DatasetCard.load(args.data)
+    kind = recipe.model.head.kind if args.recipe else None
+    words = ["rgbt", "bench", "--data", str(args.data), *(["--recipe", args.recipe] if args.recipe else [])]
+    words += [*(word for change in args.set for word in ("--set", change)), "--pairs", str(pairs)]
+    name = args.recipe or "default recipe"
+    answer = {"command": shlex.join(words), **measure_loader(card, recipe.augment, name, kind, pairs)}
+    print(json.dumps(answer, indent=2, ensure_ascii=False) if args.json else "\n".join(_loader_table(answer)))
+    return 0
+
+
+def _loader_table(answer: dict[str, Any]) -> list[str]:
+    size = ", ".join(f"{name} {height}×{width}" for name, (height, width) in answer["size"].items())
+    lines = [
+        f"$ {answer['command']}",
+        ", ".join(f"{name} {value}" for name, value in answer["machine"].items()),
+        f"{answer['card']}: {size}, files {' '.join(answer['files'].values())}; CPU time of one core",
+        "",
+        f"{'':<18}{'loader_ratio':>13}{'pairs/s':>9}{'bare':>9}{'ms/pair':>9}{'augment ms':>12}"
+        f"{'workers for 1000/s':>20}",
+    ]
+    for row in answer["rows"]:
+        lines.append(
+            f"{row['row']:<18}{row['loader_ratio']:>13.3f}{row['pairs_per_s']:>9.1f}{row['bare_pairs_per_s']:>9.1f}"
+            f"{row['ms_per_pair']:>9.2f}{row['augment_ms']:>12.2f}{row['workers_for_1000_pairs_per_s']:>20}"
+        )
+    lines += ["", f"{'transform, alone':<30}{'ms':>6}"]
+    return lines + [f"{name:<30}{value:>6.2f}" for name, value in answer["transforms_ms"].items()]
 
 
 def _train_command(args: argparse.Namespace, batch: int) -> str:
