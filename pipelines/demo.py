@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,42 @@ from data.synthetic.video import write_video
 from export.bench import measure
 from export.bundle import read_bundle
 from export.session import Session
-from export.verify import replay
+from export.verify import Parity, replay
 from pipelines.evaluate import Evaluation, evaluate
 from pipelines.export_run import export_run
 from pipelines.recipe_file import dump_recipe, load_recipe
 from pipelines.run_report import report_run
 from pipelines.train import HISTORY, RECIPE, train
 
-PAIRS = {"train": 200, "val": 40, "test": 96, "unlabelled": 60}
-RECIPES = {"fused": "demo", "rgb_only": "demo-rgb-only", "thermal_only": "demo-thermal-only"}
-"""Row of the result → recipe."""
+
+@dataclass(frozen=True)
+class Journey:
+    """What the demo of one task is made of."""
+
+    recipe: str
+    """Of both sensors; those of one have the same name and -rgb-only or -thermal-only."""
+    pairs: Mapping[str, int]
+    """Split → number of pairs."""
+    setting: str = "default"
+    """Of the synthetic pairs."""
+
+    @property
+    def recipes(self) -> dict[str, str]:
+        """Row of the result → recipe."""
+        return {
+            "fused": self.recipe,
+            "rgb_only": f"{self.recipe}-rgb-only",
+            "thermal_only": f"{self.recipe}-thermal-only",
+        }
+
+
+_PAIRS = {"train": 200, "val": 40, "test": 96, "unlabelled": 60}
+JOURNEYS = {
+    "detect": Journey("demo", _PAIRS),
+    "segment": Journey("demo-segment", _PAIRS),
+    "classify": Journey("demo-classify", {"train": 400, "val": 80, "test": 240, "unlabelled": 60}, "road"),
+}
+"""Task → its demo."""
 VIDEO_SECONDS = 6.0
 _BENCH_SECONDS = 2.0
 
@@ -35,11 +61,9 @@ class DemoResult:
     """What the demo measured and wrote."""
 
     evaluation: Evaluation
-    ap50: dict[str, float]
-    """rgb_only, thermal_only, fused: on the test split."""
-    parity_scores: float
-    """Largest difference of a score between PyTorch and ONNX Runtime on the golden pairs."""
-    parity_boxes_px: float
+    """Of the fused model, with each sensor absent, and of the two single-sensor models."""
+    parity: Parity
+    """Between PyTorch and ONNX Runtime on the golden pairs."""
     live_fps: float
     """Pairs per second of the whole live pipeline."""
     model_fps: float
@@ -50,34 +74,39 @@ class DemoResult:
     seconds: float
 
     def as_json(self) -> dict[str, Any]:
-        """The keys that a program reads."""
+        """The keys that a program reads: each figure as ``metric.row``, the task's main figure first."""
+        rows = dict(zip(_ROWS, self.evaluation.rows, strict=True))
+        score, *others = self.parity.figures.items()
         return {
-            **{f"ap50.{name}": value for name, value in self.ap50.items()},
-            "parity_max_abs": self.parity_scores, "parity_boxes_px": self.parity_boxes_px,
+            "task": self.evaluation.task,
+            **{f"{name}.{row}": rows[row].metrics[name] for name in self.evaluation.metrics for row in _ROWS},
+            "parity_max_abs": score[1], **{f"parity_{_PARITY.get(name, name)}": value for name, value in others},
             "live_fps": self.live_fps, "model_fps": self.model_fps,
             "report": str(self.report), "bundle": str(self.bundle), "video": str(self.video),
             "seconds": self.seconds,
         }  # fmt: skip
 
 
-def run_demo(
-    out: Path, seed: int, changes: list[str], say: Callable[[str], None], pairs: dict[str, int] | None = None
-) -> DemoResult:
-    """Do the main job in the folder ``out``; what an earlier call finished there is kept and not done again.
+_ROWS = ("fused", "fused_without_rgb", "fused_without_thermal", "rgb_only", "thermal_only")
+_PARITY = {"boxes_max_abs_px": "boxes_px"}
+
+
+def run_demo(out: Path, seed: int, changes: list[str], say: Callable[[str], None], task: str = "detect") -> DemoResult:
+    """Do the main job of a task in the folder ``out``; what an earlier call finished there is kept.
 
     Raises:
-        DataError: the folder holds a demo of another seed or size.
+        DataError: the folder holds a demo of another task, seed or size.
     """
     started = time.perf_counter()
-    card = DatasetCard.load(_synthesise(out, seed, pairs or PAIRS, say))
-    runs = {row: out / "runs" / row for row in RECIPES}
-    for row, name in RECIPES.items():
+    journey = JOURNEYS[task]
+    card = DatasetCard.load(_synthesise(out, seed, task, journey, say))
+    runs = {row: out / "runs" / row for row in journey.recipes}
+    for row, name in journey.recipes.items():
         say(f"\n── train {name} → {runs[row]}")
         _train_once(name, card, runs[row], [f"seed={seed}", *changes], say)
     say("\n── evaluate on the test split, whose places and weather the training has not seen")
     evaluation = evaluate(runs["fused"], card, "test", examples=8)
-    alone = {row: evaluate(runs[row], card, "test").rows[0] for row in ("rgb_only", "thermal_only")}
-    evaluation.rows += alone.values()
+    evaluation.rows += [evaluate(runs[row], card, "test").rows[0] for row in ("rgb_only", "thermal_only")]
     report = report_run(runs["fused"], evaluation)
     say("\n── export, and replay the golden pairs on ONNX Runtime")
     bundle = out / "bundle"
@@ -88,17 +117,15 @@ def run_demo(
     session.close()
     say("\n── live on two recordings of different rates, out of step and out of place")
     live, video = _live(out, bundle)
+    seconds = time.perf_counter() - started
     return DemoResult(
-        evaluation,
-        {row: figures.main for row, figures in {**alone, "fused": evaluation.rows[0]}.items()},
-        parity.figures["scores_max_abs"], parity.figures["boxes_max_abs_px"], live["pairs_per_s"], speed.pairs_per_s,
-        report, bundle, video, time.perf_counter() - started,
+        evaluation, parity, live["pairs_per_s"], speed.pairs_per_s, report, bundle, video, seconds
     )  # fmt: skip
 
 
-def _synthesise(out: Path, seed: int, pairs: dict[str, int], say: Callable[[str], None]) -> Path:
+def _synthesise(out: Path, seed: int, task: str, journey: Journey, say: Callable[[str], None]) -> Path:
     """Write pairs and recording once; a note beside them says what they are."""
-    note, wanted = out / "demo.json", json.dumps({"seed": seed, "pairs": pairs})
+    note, wanted = out / "demo.json", json.dumps({"task": task, "seed": seed, "pairs": dict(journey.pairs)})
     if note.exists():
         if note.read_text() != wanted:
             raise DataError(
@@ -107,8 +134,8 @@ def _synthesise(out: Path, seed: int, pairs: dict[str, int], say: Callable[[str]
         say(f"── pairs and recording lie in {out} already")
         return out / "pairs" / "card.yaml"
     say(f"── synthetic pairs and a recording → {out}")
-    card = write_dataset(out / "pairs", pairs, seed)
-    write_video(out / "video", VIDEO_SECONDS, seed)
+    card = write_dataset(out / "pairs", journey.pairs, seed, setting=journey.setting)
+    write_video(out / "video", VIDEO_SECONDS, seed, setting=journey.setting)
     note.write_text(wanted)
     return card
 
@@ -128,6 +155,7 @@ def _live(out: Path, bundle: Path) -> tuple[dict[str, Any], Path]:
         sys.executable, "-m", "pipelines.cli", "live", str(bundle), "--json",
         "--rgb", str(recording / "rgb.mp4"), "--thermal", str(recording / "thermal.mkv"),
         "--rig", str(recording / "rig.yaml"), "--save", str(video), "--jsonl", str(out / "live.jsonl"),
+        "--csv", str(out / "live.csv"),
     ]  # fmt: skip
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:

@@ -1,6 +1,7 @@
 """The journeys as a user types them, through the real main(), on a tiny model for a few steps."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from export.bundle import read_bundle
 from export.errors import ExportError
 from export.session import Session
 from pipelines.cli import main
+from pipelines.demo import JOURNEYS
 
 SMALL = [
     "--set", "model.size=[64,96]", "--set", "model.rgb.arch=test_resnet", "--set", "model.rgb.weights=null",
@@ -118,22 +120,51 @@ def test_verify_and_live_on_the_bundle_give_what_evaluate_measures(trained, synt
         assert np.abs(found - inside).max() <= 0.1
 
 
-def test_the_demo_from_nothing_and_again(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("pipelines.demo.PAIRS", {"train": 8, "val": 4, "test": 4, "unlabelled": 4})
+@pytest.fixture
+def _few_pairs(monkeypatch):
+    few = {"train": 8, "val": 4, "test": 4, "unlabelled": 4}
+    short = {task: replace(journey, pairs=few) for task, journey in JOURNEYS.items()}
+    monkeypatch.setattr("pipelines.demo.JOURNEYS", short)
+    monkeypatch.setattr("pipelines.demo.VIDEO_SECONDS", 1.0)
+    monkeypatch.setattr("pipelines.demo._BENCH_SECONDS", 0.1)
+
+
+@pytest.mark.usefixtures("_few_pairs")
+@pytest.mark.parametrize(("task", "metric"), [("detect", "ap50"), ("segment", "miou"), ("classify", "accuracy")])
+def test_the_demo_of_each_task_from_nothing_to_live(task, metric, tmp_path, capsys):
     wanted = [c for c in SMALL if c != "--set" and not c.startswith(("model.rgb.weights", "model.thermal.start"))]
     changes = [word for change in [*wanted, "stages.0.epochs=1"] for word in ("--set", change)]
-    call = ["demo", "--json", "--out", str(tmp_path / "demo"), *changes]
+    call = ["demo", "--task", task, "--json", "--out", str(tmp_path / "demo"), *changes]
     assert main(call) == 0
     result = json.loads(capsys.readouterr().out)  # nothing but JSON on stdout
-    keys = ["ap50.rgb_only", "ap50.thermal_only", "ap50.fused", "parity_max_abs", "live_fps", "model_fps"]
-    assert all(np.isfinite(result[key]) for key in keys)
-    assert result["parity_max_abs"] <= 1e-4 and result["live_fps"] > 0
+    rows = ["fused", "fused_without_rgb", "fused_without_thermal", "rgb_only", "thermal_only"]
+    assert all(0 <= result[f"{metric}.{row}"] <= 1 for row in rows)
+    assert result["task"] == task and result["parity_max_abs"] <= 1e-4
+    assert result["live_fps"] > 0 and result["model_fps"] > 0
     for key in ("report", "bundle", "video"):
         assert Path(result[key]).exists()
+    info = read_bundle(Path(result["bundle"])).info
+    assert (info.task, set(info.outputs)) == (task, OUTPUTS[task])
+    lines = [json.loads(line) for line in (tmp_path / "demo" / "live.jsonl").read_text().splitlines()]
+    assert len(lines) >= 25 and all(SAYS[task] <= line.keys() for line in lines)
+    assert main(["verify", result["bundle"]]) == 0
+    if task == "detect":
+        _go_on(call, capsys)
+
+
+OUTPUTS = {"detect": {"boxes"}, "segment": {"class_map", "confidence"}, "classify": {"probabilities"}}
+SAYS = {"detect": {"boxes"}, "segment": {"classes"}, "classify": {"class", "probability", "probabilities"}}
+
+
+def _go_on(call, capsys):
+    """What is done is not done again, and figures of other settings are never given out as these."""
+    capsys.readouterr()
     assert main(call) == 0
     assert capsys.readouterr().err.count("trained already") == 3
-    assert main([*call, "--set", "batch=2"]) == 1  # figures of other settings are never given out as these
+    assert main([*call, "--set", "batch=2"]) == 1
     assert "started with another recipe" in capsys.readouterr().err
+    assert main([*call, "--task", "segment"]) == 1
+    assert "holds a demo of other settings" in capsys.readouterr().err
 
 
 def test_a_single_sensor_bundle_says_that_it_needs_its_sensor(trained, synthetic_card, tmp_path, capsys):

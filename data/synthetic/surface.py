@@ -50,11 +50,11 @@ def colour_of(surface: Surface, colour: Field, depth: Field, night: bool, light:
     film, streaks, patches = (_noise(rng, colour.shape, cells) for cells in ((7, 5), (2, 28), (9, 9)))
     if surface.wet:  # darker, and a mirror of the sky, the more the flatter one looks at it; by night, of lamps
         cover = np.clip(0.8 + 0.35 * film, 0, 1)
-        glancing = 0.16 + 0.5 * np.clip(1 - depth, 0, 1) ** 2
-        mirror = (0.7 if night else 1.0) * _HAZE * (glancing * cover * (1 + 0.3 * streaks))[:, :, None]
-        colour = colour * (1 - 0.6 * cover)[:, :, None] + mirror
+        glancing = 0.22 + 0.6 * np.clip(1 - depth, 0, 1) ** 1.5
+        mirror = (0.7 if night else 1.0) * _HAZE * (glancing * cover * (1 + 0.7 * streaks))[:, :, None]
+        colour = colour * (1 - 0.75 * cover)[:, :, None] + mirror
         if night:
-            colour = colour + _LAMPS * (0.12 / light * np.clip(streaks, 0, 1) * cover)[:, :, None]
+            colour = colour + _LAMPS * (0.3 / light * np.clip(streaks, 0, 1) * cover)[:, :, None]
     if surface.rime:
         white = 0.75 * _blobs(patches)[:, :, None]
         colour = colour * (1 - white) + _RIME * white
