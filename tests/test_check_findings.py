@@ -272,7 +272,7 @@ def test_the_command_answers_programs_and_writes_a_sheet(make, capsys, tmp_path)
     sheet = tmp_path / "sheet.html"
     assert main(["data", "check", str(card.path), "--json", "--html", str(sheet)]) == 0
     answer = json.loads(capsys.readouterr().out)
-    assert answer["errors"] == 0 and answer["alignment"]["verdict"] == "aligned"
+    assert answer["errors"] == [] and answer["alignment"]["verdict"] == "aligned"
     assert {"level", "kind", "where", "text"} == set(answer["findings"][0])
     page = sheet.read_text(encoding="utf-8")
     assert page.count("<img") == 4 and "&lt;off&gt;" in page and "<off>" not in page

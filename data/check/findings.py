@@ -70,4 +70,4 @@ class Report:
 
     def as_json(self) -> dict[str, Any]:
         """Plain content for ``--json``."""
-        return {"errors": len(self.errors), "warnings": len(self.warnings), **asdict(self)}
+        return {"errors": self.errors, "warnings": self.warnings, **asdict(self)}
