@@ -1,6 +1,5 @@
 """What labels a user has: boxes, masks or classes, in a file or a folder, and what has to be assumed of them."""
 
-import csv
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ from data.coco import read_coco
 from data.encoded import decode
 from data.errors import DataError
 from data.images import read_bytes
+from data.labels.image_classes import classes_by_id, read_rows
 from data.labels.xml_file import read_xml
 from data.patterns import fill, id_from_name
 from data.text_file import read_text
@@ -22,8 +22,11 @@ from data.yaml_file import read_yaml
 MASK_NAMES = ("{id}", "{id}_mask", "{id}_label", "{id}_labels", "{id}_gt", "mask_{id}")
 _PICTURES = (".png", ".tif", ".tiff", ".bmp")
 """Of masks; JPEG would blur their indices."""
-_ID_COLUMNS = ("id", "pair", "file", "filename", "file_name", "image", "name")
-_CLASS_COLUMNS = ("label", "class", "category", "target")
+_COLUMNS = (
+    ("id", "pair", "file", "filename", "file_name", "image", "name"),
+    ("label", "class", "category", "target"),
+)
+"""What tables call their columns of ids and of classes, in small letters."""
 _NAME_FILES = ("classes.txt", "obj.names", "data.yaml", "dataset.yaml")
 _SAMPLED = 32
 
@@ -104,18 +107,16 @@ def _coco(
 def _table(
     path: Path, pairs: Pairs, names: tuple[str, ...], inside: Callable[[Path], str], assumed: list[str]
 ) -> FoundLabels:
-    rows = csv.DictReader(read_text(path, "the table of classes").splitlines())
-    columns = [column.strip() for column in rows.fieldnames or []]
-    chosen = [next((c for c in columns if c.lower() in known), None) for known in (_ID_COLUMNS, _CLASS_COLUMNS)]
-    if None in chosen:
+    columns, rows = read_rows(path)
+    one, label = (next((i for i, c in enumerate(columns) if c.lower() in known), -1) for known in _COLUMNS)
+    if -1 in (one, label):
         raise DataError(f"{path}:1: columns are {', '.join(columns)[:200]}; expected one of ids and one of classes")
-    one, label = str(chosen[0]), str(chosen[1])
-    listed = {str(row[one]).strip(): str(row[label]).strip() for row in rows if row[one]}
+    listed = {pair: name for pair, (name, _) in classes_by_id(rows, one, label).items()}
     labelled = [known for known in pairs.ids if known in listed]
     if not labelled:
-        raise DataError(f"{path}: no '{one}' (first: '{next(iter(listed), 'none')}') is the id of a pair")
-    assumed.append(f"classes of pictures are those of {path.name}, column '{label}', on {len(labelled)} pairs")
-    spec = {"format": "csv", "path": inside(path), "id": one, "label": label}
+        raise DataError(f"{path}: no '{columns[one]}' (first: '{next(iter(listed), 'none')}') is the id of a pair")
+    assumed.append(f"classes of pictures are those of {path.name}, column '{columns[label]}', on {len(labelled)} pairs")
+    spec = {"format": "csv", "path": inside(path), "id": columns[one], "label": columns[label]}
     fields = {"image_classes": names or tuple(sorted(set(listed.values()))), "image_labels": spec}
     return FoundLabels(fields, dict.fromkeys(labelled))
 

@@ -12,7 +12,7 @@ from data.card import DatasetCard, Split, read_ids
 from data.errors import DataError
 from data.folders import Side, find_pairs, find_signs, find_sizes, find_unit
 from data.found_labels import Pairs, find_labels
-from data.yaml_file import atomic, dump_model
+from data.yaml_file import atomic, dump_model, validate
 
 SHARES = {"train": 0.70, "val": 0.15, "test": 0.15}
 
@@ -91,7 +91,7 @@ def recognise(
         "thermal_spec": spec,
         "splits": splits,
     }
-    card = DatasetCard.model_validate({key: value for key, value in content.items() if value is not None}).at(out)
+    card = validate({key: value for key, value in content.items() if value is not None}, DatasetCard, out).at(out)
     counts = {split: len(_ids_of(split, card, found.split_of, lists)) for split in splits}
     return Layout(card, lists, counts, assumed)
 

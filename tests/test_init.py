@@ -136,6 +136,31 @@ def test_a_table_of_classes(tmp_path, capsys):
     assert "expected one of ids and one of classes" in fails(capsys, tmp_path, "--out", out, "--force")
 
 
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ("image,class\n000,wet\n001\n", "labels.csv:3: 1 columns, the header has 2"),
+        ("image,class\n000,wet\n001,\n", "labels.csv:3: no class for the pair '001'; leave out"),
+        ("image,class\n000,wet\n000,dry\n", "labels.csv:3: a second row for the pair '000'"),
+        (f"image,class\n000,{'x' * 140_000}\n", "labels.csv:2: not a table (field larger than field limit"),
+        ('image,class\n000,"wet\n', "labels.csv:2: not a table (unexpected end of data)"),
+        ("", "labels.csv:1: columns are ; expected one of ids and one of classes"),
+    ],
+)
+def test_a_broken_table_of_classes_is_one_line(tmp_path, capsys, table, said):
+    pictures(tmp_path, IDS[:3])
+    text(tmp_path / "labels.csv", table)
+    assert said in fails(capsys, tmp_path, "--out", tmp_path / "c.yaml")
+    assert not (tmp_path / "c.yaml").exists()
+
+
+def test_a_column_of_numbers_is_no_column_of_classes(tmp_path, capsys):
+    ids = [f"{number:03}" for number in range(300)]
+    pictures(tmp_path, ids[:2])
+    text(tmp_path / "labels.csv", "image,class\n" + "".join(f"{one},{one}.5\n" for one in ids))
+    assert "300 classes, more than the 253" in fails(capsys, tmp_path, "--out", tmp_path / "c.yaml")
+
+
 def test_a_public_set_is_recognised_from_its_folder(tmp_path, capsys):
     for part, names in {"train": ("010001", "020001"), "test": ("190001",)}.items():
         pictures(tmp_path / "LLVIP", names, f"visible/{part}/{{}}.jpg", f"infrared/{part}/{{}}.jpg")

@@ -1,7 +1,7 @@
 """Classes of whole pictures: the folder that a pair lies in, or a table."""
 
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from data.card_fields import ImageLabels
@@ -31,28 +31,54 @@ def read_csv_labels(spec: ImageLabels, folder: Path, classes: Sequence[str], ids
     """
     assert spec.path is not None
     path = folder / spec.path
-    rows = csv.reader(read_text(path, "the table of classes").splitlines(), strict=True)
-    found: dict[str, int] = {}
+    header, rows = read_rows(path)
+    table = classes_by_id(rows, _column(header, spec.id, path), _column(header, spec.label, path))
+    return {one: _index(name, classes, where) for one, (name, where) in table.items()}
+
+
+def read_rows(path: Path) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """Read a table: its header, and each row with the file and line that it stands in; cells without blanks around.
+
+    Raises:
+        DataError: it cannot be read, a line is none of a table, or a row is too short or too long.
+    """
+    lines = csv.reader(read_text(path, "the table of classes").splitlines(), strict=True)
+    rows: list[tuple[str, list[str]]] = []
     try:
-        header = next(rows, [])
-        columns = [_column(header, name, path) for name in (spec.id, spec.label)]
-        for row in rows:
-            if not row:
-                continue
-            where = f"{path}:{rows.line_num}"
-            if len(row) != len(header):
+        header = [text.strip() for text in next(lines, [])]
+        for row in lines:
+            where = f"{path}:{lines.line_num}"
+            if row and len(row) != len(header):
                 raise DataError(f"{where}: {len(row)} columns, the header has {len(header)}")
-            one, name = (row[column].strip() for column in columns)
-            if safe_id(one, where) in found:
-                raise DataError(f"{where}: a second row for the pair '{one}'")
-            found[one] = _index(name, classes, where)
-    except csv.Error as error:
-        raise DataError(f"{path}:{rows.line_num}: not a table ({error})") from None
+            if row:
+                rows.append((where, [text.strip() for text in row]))
+    except csv.Error as error:  # a field of 128 KiB and more, or an open quotation mark
+        raise DataError(f"{path}:{lines.line_num}: not a table ({error})") from None
+    return header, rows
+
+
+def classes_by_id(rows: Iterable[tuple[str, list[str]]], one: int, label: int) -> dict[str, tuple[str, str]]:
+    """Id → name of its class, and the file and line that say so.
+
+    Args:
+        rows: Of ``read_rows``.
+        one: Number of the column of ids.
+        label: Number of the column of classes.
+
+    Raises:
+        DataError: an id that is none or stands twice, or a row without a class.
+    """
+    found: dict[str, tuple[str, str]] = {}
+    for where, row in rows:
+        if safe_id(row[one], where) in found:
+            raise DataError(f"{where}: a second row for the pair '{row[one]}'")
+        if not row[label]:
+            raise DataError(f"{where}: no class for the pair '{row[one]}'; leave out the rows of pairs without one")
+        found[row[one]] = row[label], where
     return found
 
 
-def _column(header: list[str], name: str, path: Path) -> int:
-    names = [text.strip() for text in header]
+def _column(names: Sequence[str], name: str, path: Path) -> int:
     if names.count(name) != 1:
         raise DataError(
             f"{path}:1: {names.count(name) or 'no'} columns are called '{name}' (image_labels); there is "

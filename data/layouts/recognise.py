@@ -12,6 +12,7 @@ from data.layout import Layout, inside
 from data.layouts.found import Found
 from data.layouts.known import find_layout
 from data.patterns import fill
+from data.yaml_file import validate
 
 MEASURED = 1000
 """Most pairs whose headers are read for size and depth; `data check` reads every file."""
@@ -60,7 +61,7 @@ def recognise_set(path: Path, out: Path, unit: str | None = None, name: str | No
         "splits": {split: {"file": f"{out.stem}.{split}.txt"} for split in splits},
         "scenes": inside(scenes, root) if found.scenes else None,
     }
-    card = DatasetCard.model_validate({key: value for key, value in content.items() if value is not None}).at(out)
+    card = validate({key: value for key, value in content.items() if value is not None}, DatasetCard, out).at(out)
     return Layout(card, lists, {split: len(members) for split, members in splits.items()}, assumed)
 
 
