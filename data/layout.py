@@ -15,6 +15,8 @@ from data.found_labels import Pairs, find_labels
 from data.yaml_file import atomic, dump_model, validate
 
 SHARES = {"train": 0.70, "val": 0.15, "test": 0.15}
+_SHOWN = 8
+"""Most classes that are named."""
 
 
 @dataclass
@@ -119,7 +121,9 @@ def _splits(
             assumed.append(f"! {without} labelled images have no 'split' and are in none")
     elif labelled:
         members = [one for one in ids if one in labelled]
-        lists = _blocks_of_classes(members, assumed) if of_folders else _blocks(members, assumed)
+        lists = _stretches_of_classes(members, assumed) if of_folders else _blocks(members, assumed)
+        if "val" not in lists:
+            assumed.append("! there are too few labelled pairs for a split val: training needs it")
     rest = [one for one in ids if one not in labelled]
     if unlabelled is not None:
         rest = _listed(unlabelled, set(ids), labelled)
@@ -163,23 +167,28 @@ def _blocks(ids: list[str], assumed: list[str]) -> dict[str, list[str]]:
     return {name: members for name, members in lists.items() if members}
 
 
-def _blocks_of_classes(ids: list[str], assumed: list[str]) -> dict[str, list[str]]:
-    """Share ids out so that every class is in every split, as contiguous blocks in the order of names."""
+def _stretches_of_classes(ids: list[str], assumed: list[str]) -> dict[str, list[str]]:
+    """Share out the pairs of each class, folders of that name, as contiguous stretches in the order of names."""
     classes: dict[str, list[str]] = {}
     for one in ids:
-        classes.setdefault(str(PurePosixPath(one).parent), []).append(one)
-    fewest = min(map(len, classes.values()))
-    if fewest < len(SHARES):
-        assumed.append(f"! a class has only {fewest} pairs: not every class can be in train, val and test")
-        return _blocks(ids, assumed)
-    assumed.append("splits are contiguous blocks of each class in the order of names, 70/15/15")
+        classes.setdefault(PurePosixPath(one).parent.name, []).append(one)
+    assumed.append(
+        "splits are contiguous stretches of each class in the order of names, about 70/15/15: neighbours stay "
+        "together, and every class is in train"
+    )
+    few = [f"{name} ({len(members)})" for name, members in sorted(classes.items()) if len(members) < len(SHARES)]
+    if few:
+        more = f" and {len(few) - _SHOWN} more" if len(few) > _SHOWN else ""
+        assumed.append(f"! too few pairs to be in train, val and test: {', '.join(few[:_SHOWN])}{more}")
     lists: dict[str, list[str]] = {name: [] for name in SHARES}
     for members in classes.values():
-        held_out = max(1, round(SHARES["val"] * len(members)))
-        lists["train"] += members[: -2 * held_out]
-        lists["val"] += members[-2 * held_out : -held_out]
-        lists["test"] += members[-held_out:]
-    return lists
+        val, test = (max(1, round(SHARES[name] * len(members))) for name in ("val", "test"))
+        val, test = min(val, len(members) - 1), min(test, max(0, len(members) - 2))
+        train = len(members) - val - test
+        lists["train"] += members[:train]
+        lists["val"] += members[train : train + val]
+        lists["test"] += members[train + val :]
+    return {name: members for name, members in lists.items() if members}
 
 
 def _ids_of(split: str, card: DatasetCard, labelled: Mapping[str, str | None], lists: dict[Path, str]) -> list[str]:

@@ -117,9 +117,34 @@ def test_folders_without_digits_are_classes_and_every_split_has_them_all(tmp_pat
         assert len(labels) == count and set(labels) == {0, 1, 2}
 
 
-def test_too_few_pairs_of_a_class_are_told_of(tmp_path, capsys):
-    pictures(tmp_path, ["dry/1", "dry/2", "dry/3", "ice/1"], "rgb/{}.png", "ir/{}.png")
-    assert "! a class has only 1 pairs" in rgbt(capsys, tmp_path, "--out", tmp_path / "c.yaml")[1]
+def test_small_classes_are_in_train_first_and_are_told_of(tmp_path, capsys):
+    """Also with more folders than there are splits, none of them lands in one split as a whole."""
+    counts = {"dry": 20, "fog": 1, "ice": 2, "mud": 3, "slush": 4, "snow": 7, "wet": 8}
+    ids = [f"{kind}/{number:02}" for kind, count in counts.items() for number in range(count)]
+    pictures(tmp_path, ids, "rgb/{}.png", "ir/{}.png")
+    out = tmp_path / "c.yaml"
+    _, said, _ = rgbt(capsys, tmp_path, "--out", out)
+    assert "! too few pairs to be in train, val and test: fog (1), ice (2)\n" in said
+    assert "contiguous stretches of each class" in said and "every class is in train" in said
+    card = DatasetCard.load(out)
+    split_of = {one: split for split in ("train", "val", "test") for one in card.ids(split)}
+    assert sorted(split_of) == ids
+    for kind, count in counts.items():
+        order = [split_of[one] for one in ids if one.startswith(f"{kind}/")]
+        assert list(dict.fromkeys(order)) == ["train", "val", "test"][: min(3, count)], kind
+        assert order.count("train") >= order.count("val") >= order.count("test"), kind
+
+
+def test_a_class_in_several_recordings_is_one_class(tmp_path, capsys):
+    pictures(tmp_path, [f"{day}/{kind}/{n}" for day in "ab" for kind in ("dry", "wet") for n in range(5)])
+    out = tmp_path / "c.yaml"
+    assert rgbt(capsys, tmp_path, "--out", out)[0] == 0
+    assert DatasetCard.load(out).ids("test") == ["b/dry/3", "b/dry/4", "b/wet/3", "b/wet/4"]
+
+
+def test_without_a_split_to_choose_on_init_says_so(tmp_path, capsys):
+    pictures(tmp_path, ["dry/1", "ice/1"], "rgb/{}.png", "ir/{}.png")
+    assert "too few labelled pairs for a split val" in rgbt(capsys, tmp_path, "--out", tmp_path / "c.yaml")[1]
 
 
 def test_a_table_of_classes(tmp_path, capsys):
