@@ -61,7 +61,7 @@ def measure_loader(
         card: The data set.
         augment: Of the last row.
         name: Of the recipe that says so.
-        task: Whose labels are read; None: the first that the card has labels for.
+        task: Whose labels are read; a mask is decoded bare too. None: boxes where there are any, else no labels.
         pairs: Measured in each row.
 
     Returns:
@@ -75,7 +75,7 @@ def measure_loader(
     if pairs < 1:
         raise DataError(f"--pairs is {pairs}; expected at least 1")
     samples = _samples(card)
-    task = task or next(iter(card.tasks()), None)
+    task = task or ("detect" if "detect" in card.tasks() else None)
     kinds = {"none": None, "flip + affine": GEOMETRY, name: augment}
     with _one_thread():
         stack_ms = _stack_ms(PairDataset(card, samples, augment, task=task))
@@ -124,9 +124,9 @@ def _row(name: str, samples: Sequence[Sample], ours: PairDataset, pairs: int, st
     for k in range(_WARM_UP + pairs):
         index = k % len(samples)
         if k % 2:
-            own, bare = _time(partial(ours.__getitem__, (index, k))), _time(partial(_bare, samples[index]))
+            own, bare = _time(partial(ours.__getitem__, (index, k))), _time(partial(_bare, samples[index], ours.task))
         else:
-            bare, own = _time(partial(_bare, samples[index])), _time(partial(ours.__getitem__, (index, k)))
+            bare, own = _time(partial(_bare, samples[index], ours.task)), _time(partial(ours.__getitem__, (index, k)))
         taken.append((bare, own))
     del taken[:_WARM_UP]
     bare, own = (statistics.median(one[side] for one in taken) for side in (0, 1))
@@ -149,9 +149,10 @@ def _time(step: Callable[[], Any]) -> float:
     return max(taken, 1e-9)
 
 
-def _bare(sample: Sample) -> list[Any]:
+def _bare(sample: Sample, task: str | None) -> list[Any]:
     """What one writes by hand: nothing is checked, and nothing put into shape."""
-    return [_read(sample.rgb), _read(sample.thermal)]
+    masks = [sample.mask] if task == "segment" and sample.mask is not None else []
+    return [_read(path) for path in (sample.rgb, sample.thermal, *masks)]
 
 
 def _read(path: Path) -> Any:  # noqa: ANN401 - a picture of any kind
