@@ -127,7 +127,7 @@ def table(evaluation: Evaluation) -> str:
 
 
 def _cells(values: Any) -> Iterator[str]:  # noqa: ANN401 - numbers, or None where there is none
-    return (f"{value:.3f}" if value is not None and value >= 0 else "–" for value in values)
+    return (f"{value:.3f}" if value is not None else "–" for value in values)
 
 
 def _line(name: str, width: int, cells: Sequence[str], widths: Sequence[int]) -> str:

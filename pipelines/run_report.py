@@ -36,7 +36,7 @@ def report_run(run: Path, evaluation: Evaluation | None) -> Path:
 
 def report_evaluation(subject: Path, evaluation: Evaluation, out: Path) -> Path:
     """Write what was measured of a run or a bundle as a page of its own; return ``out``."""
-    about = f"{subject.name}, measured on pairs that it was not trained on unless the split is train."
+    about = f"What a model trained to {evaluation.task} answers on the {evaluation.split} split."
     facts = {"model": str(subject), "data": f"{evaluation.card}, {_measured(evaluation)}", **_here()}
     out.parent.mkdir(parents=True, exist_ok=True)
     return write_evaluation(out, subject.name, about, evaluation, facts)

@@ -62,9 +62,12 @@ def run(args: argparse.Namespace) -> int:
     from pipelines.evaluate import measure, open_subject, table
     from pipelines.robustness import fitting
     from pipelines.run_report import report_evaluation, report_run
+    from pipelines.train import read_run
 
     card = DatasetCard.load(args.data)
     reported = (args.subject / "model").exists() and not args.without
+    if reported:
+        read_run(args.subject)  # what cannot be reported is said before minutes of measuring
     examples = args.examples if reported or args.html else 0
     subject = open_subject(args.subject, args.provider)
     result = measure(subject, card, args.split, args.without, examples, args.degrade, args.shift)

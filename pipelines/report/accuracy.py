@@ -5,19 +5,22 @@ from html import escape
 
 from pipelines.evaluation import Evaluation, Row
 from pipelines.figures import BELOW, BY_CLASS, COUNTED, SIZES, called, count_text
-from pipelines.report.curves import line_styles
+from pipelines.report.curves import clean, line_styles
 from pipelines.report.shell import head, html_table, name_cell
+from pipelines.report.stages import role_of
 from pipelines.report.svg import key
 from pipelines.report.tables import sensors_cell
+
+_NO_KEY = '<span class="key"></span>'
 
 
 def verdict(evaluation: Evaluation) -> str:
     """The answer in a sentence or two, favourable or not."""
     measured = f"on {evaluation.pairs:,} pairs of the {evaluation.split} split"
     name = called(next(iter(evaluation.metrics), ""))
-    clean = [row for row in evaluation.rows if row.kind in ("whole", "absent")]
-    both = max((row for row in clean if len(row.sensors) > 1), key=lambda row: row.main, default=None)
-    single = max((row for row in clean if len(row.sensors) == 1), key=lambda row: row.main, default=None)
+    rows = clean(evaluation.rows)
+    both = max((row for row in rows if len(row.sensors) > 1), key=lambda row: row.main, default=None)
+    single = max((row for row in rows if len(row.sensors) == 1), key=lambda row: row.main, default=None)
     if both is None or single is None:
         best = both or single
         told = f"{best.name}: {name} {best.main:.3f} {measured}." if best else f"Nothing was measured {measured}."
@@ -60,10 +63,11 @@ def accuracy_table(evaluation: Evaluation) -> str:
     heads += [head("Change", called(evaluation.metrics[0]))] if any(changes) else []
     heads += [head(name, _count(evaluation, name)) for name in classes]
     body = []
-    for row, style, values, change in zip(rows, line_styles(rows), figures, changes, strict=True):
+    keys = dict(zip([id(row) for row in clean(rows)], line_styles(clean(rows)), strict=True))
+    for row, values, change in zip(rows, figures, changes, strict=True):
         cells = [_figure(v, b) for v, b in zip(values, best, strict=True)]
         cells[len(row.metrics) : len(row.metrics)] = [change] if any(changes) else []
-        body.append(_row(row, style, cells))
+        body.append(_row(row, keys.get(id(row)), cells))
     bold = " Bold: the best of its column." if compared else ""
     change = " Change: against the same model with nothing done to the pairs." if any(changes) else ""
     note = f'<p class="note">By class: {title}.{bold}{change}{_absent(evaluation)}</p>'
@@ -91,28 +95,28 @@ def _figure(value: float | None, best: float | None) -> str:
     return f"<strong>{text}</strong>" if best is not None and text == f"{best:.3f}" else text
 
 
-def _row(row: Row, style: tuple[str, str], figures: Sequence[str]) -> str:
+def _row(row: Row, style: tuple[str, str] | None, figures: Sequence[str]) -> str:
+    """A line; one whose curves are drawn carries their key, others room for it."""
     main, *others = figures
-    track = f'<span class="track" style="--of: var(--{style[0]}); --share: {100 * row.main:.1f}%"></span>'
-    cells = [name_cell(key(*style) + escape(row.name)), sensors_cell(row.sensors)]
+    track = f'<span class="track" style="--of: var(--{role_of(row.sensors)}); --share: {100 * row.main:.1f}%"></span>'
+    cells = [name_cell((key(*style) if style else _NO_KEY) + escape(row.name)), sensors_cell(row.sensors)]
     cells += [f'<td>{track}<span class="number">{main}</span></td>', *(f"<td>{cell}</td>" for cell in others)]
     css = ' class="both"' if len(row.sensors) > 1 and row.kind == "whole" else ""
     return f"<tr{css}>{''.join(cells)}</tr>"
 
 
 def size_table(evaluation: Evaluation) -> str:
-    """The mAP of small, medium and large objects; nothing where there are no boxes."""
+    """The mAP of small, medium and large objects, of which there are some; nothing where there are no boxes."""
     if not any(row.per_size for row in evaluation.rows):
         return ""
-    heads = [head("Model"), *(head(size, f"mAP, {words}") for size, words in SIZES.items())]
-    body = [_by_size(row) for row in evaluation.rows]
+    sizes = [size for size in SIZES if any(size in row.per_size for row in evaluation.rows)]
+    heads = [head("Model"), *(head(size, f"mAP, {SIZES[size]}") for size in sizes)]
+    body = [_by_size(row, sizes) for row in evaluation.rows]
     return f"<h3>By size of the object</h3>\n{html_table('Accuracy by size of the object', heads, body)}"
 
 
-def _by_size(row: Row) -> str:
-    """A line; of a size that no object has there is nothing to say."""
-    values = (row.per_size.get(size) for size in SIZES)
-    cells = "".join(f"<td>{'–' if v is None or v < 0 else format(v, '.3f')}</td>" for v in values)
+def _by_size(row: Row, sizes: Sequence[str]) -> str:
+    cells = "".join(f"<td>{_figure(row.per_size.get(size), None)}</td>" for size in sizes)
     return f"<tr>{name_cell(escape(row.name))}{cells}</tr>"
 
 

@@ -15,6 +15,11 @@ _DASHES = ("", "6 3", "2 2")
 """Solid for the first row of a choice of sensors, dashed for the next: colour alone never decides."""
 
 
+def clean(rows: Sequence[Row]) -> list[Row]:
+    """Those whose pictures were not made worse."""
+    return [row for row in rows if row.kind in ("whole", "absent")]
+
+
 def line_styles(rows: Sequence[Row]) -> list[tuple[str, str]]:
     """The palette's role and the dashes of each row: what saw both sensors, RGB, thermal."""
     seen: dict[str, int] = {}
@@ -28,7 +33,7 @@ def line_styles(rows: Sequence[Row]) -> list[tuple[str, str]]:
 
 def curves(evaluation: Evaluation) -> str:
     """Legend and one figure for each class that occurs; pictures that were made worse are left out."""
-    shown = [row for row in evaluation.rows if row.kind in ("whole", "absent")]
+    shown = clean(evaluation.rows)
     styles = line_styles(shown)
     legend = "".join(f"<li>{key(*style)}{escape(row.name)}</li>" for row, style in zip(shown, styles, strict=True))
     figures = []

@@ -36,7 +36,7 @@ def _legend(evaluation: Evaluation, metric: str) -> str:
 
 def _figure(evaluation: Evaluation, width: float, metric: str) -> Figure:
     rows = evaluation.rows
-    figure = Figure((width, 0.7 + 0.3 * len(rows)), layout="constrained")
+    figure = Figure((width, 0.7 + (0.3 if width > 6 else 0.38) * len(rows)), layout="constrained")
     axes = figure.subplots()
     whole = [(place, row.main) for place, row in enumerate(rows) if row.kind == "whole"]
     for (start, value), (end, _) in zip(whole, [*whole[1:], (len(rows), 0.0)], strict=True):
@@ -45,7 +45,9 @@ def _figure(evaluation: Evaluation, width: float, metric: str) -> Figure:
     for place, row in enumerate(rows):
         alpha = 1.0 if row.kind == "whole" else 0.5
         axes.barh([place], [row.main], height=0.62, color=colour(role_of(row.sensors)), alpha=alpha, zorder=2)
-        axes.text(row.main + 0.008, place, f"{row.main:.3f}", va="center_baseline", color=colour("ink"), zorder=3)
+        ground = {"facecolor": colour("card"), "edgecolor": "none", "pad": 1.0}  # over the dashed line
+        text = f"{row.main:.3f}"
+        axes.text(row.main + 0.012, place, text, va="center_baseline", color=colour("ink"), bbox=ground, zorder=3)
     names = [row.name if width > 6 else row.name.replace(", ", ",\n") for row in rows]
     axes.set_yticks(range(len(names)), names)
     axes.tick_params(axis="y", labelcolor=colour("ink"))
