@@ -1,22 +1,16 @@
 """What lies in two folders of pictures: which files pair, their sizes and kind, and what has to be assumed of them."""
 
-import json
 import re
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from data.errors import DataError
-from data.images import SUFFIXES, Header, read_header, read_thermal
+from data.images import SUFFIXES, Header, read_header
 from data.patterns import id_from_name
-from data.signs.look import look_at_files
-from data.thermal import DTYPES, ThermalSpec
 
 RGB_NAMES = (
     "{id}",
@@ -31,20 +25,13 @@ RGB_NAMES = (
 )
 THERMAL_NAMES = (
     "{id}", "{id}_thermal16", "{id}_thermal", "{id}_ir", "{id}_IR", "{id}-ir", "{id}_infrared", "{id}_tir", "{id}_lwir",
-    "thermal_{id}", "ir_{id}", "infrared_{id}",
+    "{id}_radiometric", "thermal_{id}", "ir_{id}", "infrared_{id}",
 )  # fmt: skip
 """How the two files of a pair may be called, the plainest first."""
 RGB_FOLDERS = ("visible", "rgb", "vis", "vi", "color", "colour")
 THERMAL_FOLDERS = ("infrared", "thermal", "ir", "lwir", "tir", "thermal16", "thermal8")
 LABEL_PLACES = ("boxes.json", "annotations.json", "labels.json", "labels.csv", "annotations", "labels", "masks")
 """Names, in small letters, that plain folders and their labels have."""
-_UNIT_OF = {dtype: unit for unit, dtype in DTYPES.items()}
-_MEANING = {
-    "intensity8": "8 bits after the camera's gain control, no temperature",
-    "counts16": "raw counts of the camera (not tenths of Kelvin, no known temperature)",
-    "celsius": "degrees Celsius",
-}
-_SAMPLED = 16
 _THREADS = 8
 
 Pixels = tuple[int, int]
@@ -134,16 +121,22 @@ def _sides(folder: Path, namings: Sequence[str]) -> list[Side]:
 
 
 def find_sizes(
-    rgb: Side, thermal: Side, ids: list[str], assumed: list[str]
+    rgb: Side,
+    thermal: Side,
+    ids: list[str],
+    assumed: list[str],
+    read_thermal_header: Callable[[Path], Header] = read_header,
 ) -> tuple[Pixels | None, Pixels | None, Pixels | None, str]:
     """Sizes of RGB and of thermal, or, where they vary, a canvas; and the dtype of thermal.
+
+    ``read_thermal_header`` says what a thermal file holds: that may be another picture than the one that shows.
 
     Raises:
         DataError: a file cannot be read, or depths are mixed.
     """
     with ThreadPoolExecutor(_THREADS) as pool:
         rgb_headers = list(pool.map(read_header, [rgb.files[one] for one in ids]))
-        thermal_headers = list(pool.map(read_header, [thermal.files[one] for one in ids]))
+        thermal_headers = list(pool.map(read_thermal_header, [thermal.files[one] for one in ids]))
     _one_dtype(rgb_headers, [rgb.files[one] for one in ids], "RGB")
     dtype = _one_dtype(thermal_headers, [thermal.files[one] for one in ids], "thermal")
     if dtype == "uint8" and any(header.channels == 3 for header in thermal_headers):
@@ -187,47 +180,6 @@ def _one_dtype(headers: list[Header], paths: list[Path], sensor: str) -> str:
             f"RGB pictures are {dtype}, expected 8 bits per channel (first: {paths[0]}); are the folders swapped?"
         )
     return dtype
-
-
-def find_signs(rgb: Side, thermal: Side, spec: ThermalSpec, assumed: list[str]) -> None:
-    """Say what a sample of pairs shows of how thermal was stored, exposed and mounted; nothing is changed by itself."""
-    ids = list(thermal.files)
-    for sign in look_at_files([thermal.files[one] for one in ids], [rgb.files.get(one) for one in ids], spec):
-        change = f"; proposed: {json.dumps(sign.change)}" if sign.change else ""
-        assumed.append(f"{'! ' if sign.level == 'warning' else ''}{sign.text}{change}")
-
-
-def find_unit(
-    dtype: str, unit: str | None, paths: list[Path], assumed: list[str], known: Mapping[str, Any] | None = None
-) -> ThermalSpec:
-    """What the thermal numbers mean, by their dtype or by what the user says; ``known``: further fields of the spec.
-
-    Raises:
-        DataError: the unit does not go with the dtype, or a sampled frame cannot be read.
-    """
-    if unit is None and dtype not in _UNIT_OF:
-        raise DataError(f"thermal pictures are {dtype}, expected one of {', '.join(_UNIT_OF)} (first: {paths[0]})")
-    chosen = unit or _UNIT_OF[dtype]
-    if DTYPES[chosen] != dtype:
-        raise DataError(
-            f"unit '{chosen}' means {DTYPES[chosen]}, but the thermal pictures are {dtype} (first: {paths[0]})"
-        )
-    spec = ThermalSpec.model_validate({"unit": chosen, **(known or {})})
-    step = max(1, len(paths) // _SAMPLED)
-    frames = [read_thermal(path, spec) for path in paths[::step][:_SAMPLED]]
-    low, high = (float(f([f(frame) for frame in frames])) for f in (np.min, np.max))
-    why = "as you said" if unit else f"since the files are {dtype}"
-    assumed.append(
-        f"thermal unit is '{chosen}', {why}: {_MEANING[chosen]}; {len(frames)} frames hold {low:g} … {high:g}"
-    )
-    assumed.append("warmer is brighter (thermal_spec.polarity: white-hot)")
-    empty = float(np.mean([np.mean(frame == spec.invalid) for frame in frames]))
-    if empty > 0.01 and not spec.marked:
-        assumed.append(
-            f"! {empty:.0%} of thermal pixels are exactly {spec.invalid:g} and taken as picture; if these are black "
-            "borders or dead pixels, set thermal_spec.marked: true"
-        )
-    return spec
 
 
 def _text(size: Pixels) -> str:

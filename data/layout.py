@@ -10,8 +10,9 @@ import numpy as np
 
 from data.card import DatasetCard, Split, read_ids
 from data.errors import DataError
-from data.folders import Side, find_pairs, find_signs, find_sizes, find_unit
+from data.folders import Side, find_pairs, find_sizes
 from data.found_labels import Pairs, find_labels
+from data.found_thermal import find_signs, find_stored, find_unit
 from data.yaml_file import atomic, dump_model, validate
 
 SHARES = {"train": 0.70, "val": 0.15, "test": 0.15}
@@ -49,6 +50,7 @@ def recognise(
     unlabelled: Path | None = None,
     name: str | None = None,
     classes: tuple[str, ...] = (),
+    stored: str | None = None,
 ) -> Layout:
     """Look at two folders of pictures and, where there are any, their labels.
 
@@ -62,14 +64,17 @@ def recognise(
         unlabelled: List of the ids that make the split ``unlabelled``; None: all pairs without labels.
         name: Of the data set.
         classes: Names, where labels hold numbers; else what labels say.
+        stored: One of data.thermal.Stored; None: radiometric JPEGs are recognised, else files hold the unit.
 
     Raises:
         DataError: no pairs, pictures of mixed kinds, or labels that fit no picture.
     """
     assumed: list[str] = []
     rgb, thermal, ids = find_pairs(rgb_dir, thermal_dir, assumed)
-    rgb_size, thermal_size, canvas, dtype = find_sizes(rgb, thermal, ids, assumed)
-    spec = find_unit(dtype, unit, [thermal.files[one] for one in ids], assumed)
+    paths = [thermal.files[one] for one in ids]
+    stored, read_header = find_stored(paths, unit, stored, assumed)
+    rgb_size, thermal_size, canvas, dtype = find_sizes(rgb, thermal, ids, assumed, read_header)
+    spec = find_unit(dtype, unit, paths, assumed, stored=stored)
     find_signs(_only(rgb, ids), _only(thermal, ids), spec, assumed)
     root = _common(rgb_dir, thermal_dir)
     rgb_pattern, thermal_pattern = (

@@ -1,14 +1,19 @@
 """``rgbt data init`` on folders of one's own: every kind of label, and what is asked for where numbers lack names."""
 
+import argparse
 import json
+from typing import get_args
 
 import numpy as np
 import pytest
 
-from data.card import DatasetCard
+from data.card import DatasetCard, Split
+from data.check.run import check_card
 from data.dataset import PairDataset
-from data.images import write_image
+from data.images import read_thermal, write_image
+from data.thermal import Stored
 from pipelines.cli import main
+from pipelines.data_commands import init
 
 SIZE = (32, 48)
 
@@ -184,6 +189,53 @@ def test_a_column_of_numbers_is_no_column_of_classes(tmp_path, capsys):
     pictures(tmp_path, ids[:2])
     text(tmp_path / "labels.csv", "image,class\n" + "".join(f"{one},{one}.5\n" for one in ids))
     assert "300 classes, more than the 253" in fails(capsys, tmp_path, "--out", tmp_path / "c.yaml")
+
+
+def sixteen_bits(root, values, ids=IDS):
+    pictures(root, ids)
+    for one in ids:
+        frame = np.random.default_rng(0).integers(*values, SIZE, np.uint16)
+        frame[0, 0] = 0  # a camera writes 0 where it has no value
+        write_image(root / f"infrared/{one}.png", frame)
+
+
+@pytest.mark.parametrize(
+    ("stored", "values", "celsius"), [("decikelvin", (2732, 3032), "0.05"), ("centikelvin", (27315, 30315), "0")]
+)
+def test_parts_of_kelvin_become_degrees(tmp_path, capsys, stored, values, celsius):
+    sixteen_bits(tmp_path, values)
+    out = tmp_path / "c.yaml"
+    for unit in ([], ["--unit", "celsius"]):
+        code, said, _ = rgbt(capsys, tmp_path, "--stored", stored, *unit, "--out", out, "--force")
+        assert code == 0 and "thermal unit is 'celsius', made of" in said
+        assert f"(thermal_spec.stored: {stored}): degrees Celsius; 16 frames hold {celsius}" in said
+        card = DatasetCard.load(out)
+        assert (card.thermal_spec.unit, card.thermal_spec.stored) == ("celsius", stored)
+    card = card.model_copy(update={"splits": {"all": Split(ids=tuple(IDS))}}).at(out)
+    frame = read_thermal(card.samples("all")[0].thermal, card.thermal_spec)
+    assert frame.dtype == np.float32 and frame[1:].min() > -0.1 and frame.max() < 30.1 and frame[0, 0] == -1000
+    assert check_card(card, workers=1).errors == []
+
+
+def test_what_is_stored_has_to_go_with_files_and_unit(tmp_path, capsys):
+    sixteen_bits(tmp_path, (27315, 30315), IDS[:3])
+    out = ("--out", tmp_path / "c.yaml")
+    said = fails(capsys, tmp_path, "--unit", "celsius", *out)
+    assert "unit 'celsius' means float32" in said and "add --stored decikelvin or --stored centikelvin" in said
+    said = fails(capsys, tmp_path, "--stored", "centikelvin", "--unit", "counts16", *out)
+    assert "--stored centikelvin becomes celsius, not 'counts16'" in said
+    said = fails(capsys, tmp_path, "--stored", "radiometric", *out)
+    assert "000.png: no radiometric JPEG of FLIR" in said
+    pictures(tmp_path / "eight", IDS[:3])
+    said = fails(capsys, tmp_path / "eight", "--stored", "decikelvin", *out)
+    assert "--stored decikelvin needs numbers of more than 8 bits" in said
+    assert set(_choices("--stored")) | {"linear", "planck"} == set(get_args(Stored))
+
+
+def _choices(option):
+    parser = argparse.ArgumentParser()
+    init.configure(parser)
+    return next(action.choices for action in parser._actions if option in action.option_strings)
 
 
 def test_a_public_set_is_recognised_from_its_folder(tmp_path, capsys):

@@ -10,8 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from data.card import DatasetCard
+from data.check.run import check_card
 from data.errors import DataError
 from data.images import encode_image, read_thermal, read_thermal_header
+from data.layout import recognise
 from data.radiometric import is_radiometric, parse_radiometric, radiometric_size
 from data.thermal import Planck, ThermalSpec
 
@@ -114,6 +117,56 @@ def test_the_same_frame_as_png_and_the_same_constants_in_the_card(tmp_path):
     (tmp_path / "a.png").write_bytes(encode_image(".png", scene()))
     by_png = read_thermal(tmp_path / "a.png", ThermalSpec(unit="celsius", planck=PLANCK))
     np.testing.assert_allclose(by_png, read_thermal(tmp_path / "a.jpg", CELSIUS), atol=1e-3)
+
+
+def pairs_of_jpegs(tmp_path, count=3):
+    """Colour pictures and radiometric JPEGs whose raw picture is smaller than the one that shows."""
+    for name in ("rgb", "ir"):
+        (tmp_path / name).mkdir()
+    noise = np.random.default_rng(0)
+    for number in range(count):
+        (tmp_path / f"rgb/{number}.png").write_bytes(
+            encode_image(".png", noise.integers(0, 255, (48, 64, 3), np.uint8))
+        )
+        false_colour = noise.integers(0, 255, (60, 80, 3), np.uint8)
+        (tmp_path / f"ir/{number}.jpg").write_bytes(radiometric(container(scene() + number), false_colour))
+    return [tmp_path / "rgb", tmp_path / "ir", None, tmp_path / "card.yaml"]
+
+
+def test_init_recognises_radiometric_jpegs(tmp_path):
+    places = pairs_of_jpegs(tmp_path)
+    for unit, stored, expected in (
+        (None, None, "celsius"),
+        ("counts16", None, "counts16"),
+        (None, "radiometric", "celsius"),
+    ):
+        layout = recognise(*places, unit=unit, stored=stored)
+        spec = layout.card.thermal_spec
+        assert (spec.unit, spec.stored, layout.card.thermal_size) == (expected, "radiometric", (24, 32))
+        assert any("thermal files are radiometric JPEGs" in line for line in layout.assumed) is (stored is None)
+    layout = recognise(*places)
+    layout.write(places[-1])
+    card = DatasetCard.load(places[-1])
+    frame = read_thermal(card.samples("unlabelled")[0].thermal, card.thermal_spec)
+    assert np.abs(frame - independent(scene())).max() < 0.01
+    report = check_card(card, workers=1)
+    assert not [line for line in report.errors if "thermal" in line] and report.sizes["thermal"] == {"32×24": 3}
+
+
+def test_init_does_not_mix_radiometric_jpegs_with_others(tmp_path):
+    places = pairs_of_jpegs(tmp_path)
+    grey = np.random.default_rng(0).integers(0, 255, (60, 80), np.uint8)
+    (tmp_path / "ir/1.jpg").write_bytes(encode_image(".jpg", grey))
+    with pytest.raises(
+        DataError, match=r"2 of 3 thermal files are radiometric JPEGs, others are not \(such as .*1\.jpg\)"
+    ):
+        recognise(*places)
+    with pytest.raises(DataError, match="--stored radiometric becomes celsius or counts16, not 'intensity8'"):
+        recognise(*places, unit="intensity8", stored="radiometric")
+    for number in (0, 2):
+        (tmp_path / f"ir/{number}.jpg").write_bytes(radiometric(container(scene()), np.repeat(grey[..., None], 3, 2)))
+    spec = recognise(*places, unit="intensity8").card.thermal_spec
+    assert (spec.unit, spec.stored) == ("intensity8", "unit"), "the picture that shows, because the user says so"
 
 
 def test_constants_of_the_card_go_before_those_of_the_file(tmp_path):

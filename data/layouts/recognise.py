@@ -7,7 +7,8 @@ from pathlib import Path
 
 from data.card import DatasetCard
 from data.errors import DataError
-from data.folders import Side, find_signs, find_sizes, find_unit
+from data.folders import Side, find_sizes
+from data.found_thermal import find_signs, find_stored, find_unit
 from data.layout import Layout, inside
 from data.layouts.found import Found
 from data.layouts.known import find_layout
@@ -18,7 +19,9 @@ MEASURED = 1000
 """Most pairs whose headers are read for size and depth; `data check` reads every file."""
 
 
-def recognise_set(path: Path, out: Path, unit: str | None = None, name: str | None = None) -> Layout | None:
+def recognise_set(
+    path: Path, out: Path, unit: str | None = None, name: str | None = None, stored: str | None = None
+) -> Layout | None:
     """Recognise one of the field's public sets in a folder, or in a folder of it; None: it is none that is known.
 
     Args:
@@ -26,6 +29,7 @@ def recognise_set(path: Path, out: Path, unit: str | None = None, name: str | No
         out: Where the card shall lie; lists of the splits and of the scenes lie beside it.
         unit: One of data.thermal.DTYPES; None: by the dtype of the files, and said.
         name: Of the data set; None: the set's own.
+        stored: One of data.thermal.Stored that needs no further numbers; None: what is known of the set.
 
     Raises:
         DataError: no such folder, several sets in it, or a set none of whose pairs are there.
@@ -39,8 +43,10 @@ def recognise_set(path: Path, out: Path, unit: str | None = None, name: str | No
     _tell_labels(root, found, splits, assumed)
     ids = _spread(list(dict.fromkeys(chain.from_iterable(splits.values()))), assumed)
     rgb, thermal = (Side(text, {one: root / fill(text, one) for one in ids}) for text in (found.rgb, found.thermal))
-    rgb_size, thermal_size, canvas, dtype = find_sizes(rgb, thermal, ids, assumed)
-    spec = find_unit(dtype, unit, list(thermal.files.values()), assumed, found.thermal_spec)
+    paths = list(thermal.files.values())
+    stored, read_header = find_stored(paths, unit, stored or found.thermal_spec.get("stored"), assumed)
+    rgb_size, thermal_size, canvas, dtype = find_sizes(rgb, thermal, ids, assumed, read_header)
+    spec = find_unit(dtype, unit, paths, assumed, found.thermal_spec, stored)
     find_signs(rgb, thermal, spec, assumed)
     lists = {out.with_name(f"{out.stem}.{split}.txt"): "\n".join(members) + "\n" for split, members in splits.items()}
     scenes = out.with_name(f"{out.stem}.scenes.json")

@@ -31,7 +31,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("card.yaml"), help="the card to write (default: card.yaml)")
     parser.add_argument(
-        "--unit", choices=("intensity8", "counts16", "celsius"), help="thermal unit (default: by dtype)"
+        "--unit", choices=("intensity8", "counts16", "celsius"), help="thermal unit (default: by what files hold)"
+    )
+    parser.add_argument(
+        "--stored",
+        choices=("unit", "decikelvin", "centikelvin", "radiometric"),
+        help="what thermal files hold: the unit itself, tenths or hundredths of Kelvin, or raw counts in a FLIR JPEG "
+        "(default: unit, and radiometric where every JPEG is); linear and planck go into the card",
     )
     parser.add_argument("--classes", type=_names, default=(), metavar="A,B,…", help="names of YOLO's or masks' numbers")
     parser.add_argument("--unlabelled", type=Path, metavar="FILE", help="list of ids for the split 'unlabelled'")
@@ -79,7 +85,7 @@ def _recognise(args: argparse.Namespace) -> "Layout":
 
     folders = args.rgb_dir, args.thermal_dir, args.labels
     if args.thermal_dir is None:
-        layout = recognise_set(args.rgb_dir, args.out, args.unit, args.name)
+        layout = recognise_set(args.rgb_dir, args.out, args.unit, args.name, args.stored)
         if layout is not None:
             return layout
         found = find_folders(args.rgb_dir)
@@ -89,4 +95,4 @@ def _recognise(args: argparse.Namespace) -> "Layout":
                 "and infrared, rgb and thermal, vi and ir: name yours as 'rgbt data init RGB_DIR THERMAL_DIR [LABELS]'"
             )
         folders = found
-    return recognise(*folders, args.out, args.unit, args.unlabelled, args.name, args.classes)
+    return recognise(*folders, args.out, args.unit, args.unlabelled, args.name, args.classes, args.stored)
