@@ -66,6 +66,7 @@ class DatasetCard(BaseModel):
     masks: AnyMasks | None = None
     image_labels: ImageLabels | None = None
     thermal_spec: ThermalSpec
+    """One for all frames, ``planck`` too: frames of other constants belong into a card of their own."""
     rig: Place | None = None
     """Path of a rig.yaml, relative to the card; None: thermal already lies on RGB."""
     splits: dict[str, Split]

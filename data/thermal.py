@@ -109,6 +109,8 @@ class ThermalSpec(BaseModel):
     blank: tuple[Box, ...] = ()
     """Parts of the stored frame that show no scene (burnt-in text, telemetry rows); they become ``invalid``."""
     planck: Planck | None = None
+    """Of all frames alike: where a camera's settings changed between frames, each setting needs a card of its own, for
+    ``rgbt data check`` cannot tell. With stored: radiometric it replaces the constants in the files."""
 
     @model_validator(mode="before")
     @classmethod
