@@ -200,6 +200,7 @@ class DatasetCard(BaseModel):
                 mask=None if self.masks is None or free else self.folder / fill(self.masks.path, one),
                 sensors=sensors,
                 image_label=kinds.get(one),
+                clipped=boxes[one].clipped if one in boxes else (),
             )
             for one in ids
         ]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import DataError
-from data.labels.source import TOLERANCE, Boxed, boxed
+from data.labels.source import Boxed, Clip, boxed, clip_box
 from data.text_file import read_json
 
 _LONGEST = 1024
@@ -29,7 +29,7 @@ def read_coco(
 ) -> tuple[list[CocoImage], list[str]]:
     """Read the boxes of a COCO file; return its images and the class names that labels index.
 
-    Crowd regions (``iscrowd: 1``) are left out.
+    Crowd regions (``iscrowd: 1``) are left out, and so is what of a box lies outside its picture.
 
     Args:
         path: The JSON file.
@@ -38,14 +38,14 @@ def read_coco(
         names: A category's name → one of ``classes``, or None to leave its boxes out.
 
     Raises:
-        DataError: not COCO, an unknown category, or a box that leaves its picture by more than ``TOLERANCE``.
+        DataError: not COCO, an unknown category, or a box without area in its picture.
     """
     content = _load(path)
     called = _categories(content, path)
     own = [(names or {}).get(name, name) for _, name in sorted(called.items())]
     known = list(classes) if classes is not None else list(dict.fromkeys(name for name in own if name is not None))
     images = _by_id(content["images"], path)
-    boxes: dict[int | str, list[tuple[list[float], int]]] = {}
+    boxes: dict[int | str, list[tuple[Clip, int]]] = {}
     for annotation in content["annotations"]:
         where = f"{path}: annotation {annotation.get('id', '?')!s:.60}"
         if annotation.get("iscrowd"):
@@ -54,9 +54,8 @@ def read_coco(
         if image_id not in images:
             raise DataError(f"{where}: image_id {image_id!s:.60} is not among the images")
         label = _label(annotation, called, names or {}, known, where)
-        box = _box(annotation, images[image_id], size, where)
         if label is not None:
-            boxes.setdefault(image_id, []).append((box, label))
+            boxes.setdefault(image_id, []).append((_box(annotation, images[image_id], size, where), label))
     found = [_image(image, boxes.get(key, []), path) for key, image in images.items()]
     _refuse_twins(found, path)
     return found, known
@@ -125,22 +124,14 @@ def _label(
     return known.index(name)
 
 
-def _box(
-    annotation: Mapping[str, Any], image: Mapping[str, Any], size: tuple[int, int] | None, where: str
-) -> list[float]:
+def _box(annotation: Mapping[str, Any], image: Mapping[str, Any], size: tuple[int, int] | None, where: str) -> Clip:
     name = str(_field(image, "file_name", where))
     width, height = _sides(image, size, f"{where}: image {name:.100}")
     box = _field(annotation, "bbox", where)
     if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
         raise DataError(f"{where}: bbox is {box!r:.60}, expected [x, y, width, height]")
-    x1, y1, x2, y2 = box[0], box[1], box[0] + box[2], box[1] + box[3]
-    shown = f"box {box!s:.80} (x, y, width, height)"
-    if not (x1 >= -TOLERANCE and y1 >= -TOLERANCE and x2 <= width + TOLERANCE and y2 <= height + TOLERANCE):
-        raise DataError(f"{where}: {shown} leaves its image {name:.100} of {width}×{height}")
-    clipped = [max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))]
-    if clipped[2] <= clipped[0] or clipped[3] <= clipped[1]:
-        raise DataError(f"{where}: {shown} of image {name:.100} has no area")
-    return clipped
+    shown = f"box {box!s:.80} (x, y, width, height) of image {name:.100}"
+    return clip_box((box[0], box[1], box[0] + box[2], box[1] + box[3]), (height, width), where, shown)
 
 
 def _sides(image: Mapping[str, Any], size: tuple[int, int] | None, where: str) -> tuple[float, float]:
@@ -162,13 +153,13 @@ def _is_number(value: object) -> bool:
     )
 
 
-def _image(image: Mapping[str, Any], boxes: list[tuple[list[float], int]], path: Path) -> CocoImage:
+def _image(image: Mapping[str, Any], boxes: list[tuple[Clip, int]], path: Path) -> CocoImage:
     split = image.get("split")
     name = _field(image, "file_name", f"{path}: image {image['id']!s:.60}")
     if not isinstance(name, str) or len(name) > _LONGEST:
         raise DataError(f"{path}: image {image['id']!s:.60}: file_name is {name!r:.60}, expected a path")
     truth = boxed(boxes)
-    return CocoImage(truth.boxes, truth.labels, None if split is None else str(split), file_name=name)
+    return CocoImage(truth.boxes, truth.labels, None if split is None else str(split), truth.clipped, file_name=name)
 
 
 def _refuse_twins(images: list[CocoImage], path: Path) -> None:

@@ -98,6 +98,8 @@ def _coco(
     boxes = sum(len(image.boxes) for image in labelled.values())
     without = len(pairs.ids) - len(labelled)
     assumed.append(f"labels are boxes in RGB pixels: {boxes} on {len(labelled)} pairs; {without} pairs have none")
+    if clipped := [line for image in labelled.values() for line in image.clipped]:
+        assumed.append(f"! {len(clipped)} boxes leave their pictures and are clipped to them (first: {clipped[0]})")
     if len(images) > len(labelled):
         assumed.append(f"! {len(images) - len(labelled)} labelled images have no pair of pictures and are left out")
     fields = {"classes": tuple(classes), "labels": {"format": "coco", "path": inside(path)}}

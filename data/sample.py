@@ -31,6 +31,8 @@ class Sample:
     """Which of the two files there are."""
     image_label: int | None = None
     """Class of the whole picture: index into the card's image_classes; None: nobody said."""
+    clipped: tuple[str, ...] = ()
+    """A line for each box that left its picture by more than a pixel and was clipped to it, with the file."""
 
     def has(self, task: str) -> bool:
         """Whether the pair is labelled for a task; for segment the mask's file is named, but not looked for."""

@@ -219,12 +219,12 @@ def write(tmp_path, content):
 @pytest.mark.parametrize(
     ("box", "text"),
     [
-        ([55, 5, 7, 5], r": box \[55, 5, 7, 5\] .* leaves its image visible/a/1\.jpg of 60×40"),
-        ([-2, 5, 7, 5], "leaves its image"),
+        ([65, 5, 7, 5], r": box \[65, 5, 7, 5\] .* of image visible/a/1\.jpg lies outside its image of 60×40"),
+        ([-9, 5, 7, 5], "lies outside its image"),
         ([5, 5, 0, 5], "has no area"),
         ([5, 5, -3, 5], "has no area"),
-        ([60.5, 5, 0.4, 5], "has no area"),
-        ([float("nan"), 5, 1, 5], "leaves its image"),
+        ([60.5, 5, 0.4, 5], "lies outside its image"),
+        ([float("nan"), 5, 1, 5], "is not made of numbers"),
         ([5, 5, 5], "expected"),
         ("5", "expected"),
     ],
@@ -235,9 +235,10 @@ def test_wrong_boxes_name_annotation_and_file(tmp_path, box, text):
         read_coco(path, ["person", "car"])
 
 
-def test_boxes_within_the_tolerance_are_clipped(tmp_path):
-    images, classes = read_coco(write(tmp_path, coco((1, 3, [-1, -1, 62, 42]))), None)
-    assert images[0].boxes.tolist() == [[0, 0, 60, 40]]
+def test_boxes_that_leave_their_picture_are_clipped(tmp_path):
+    images, classes = read_coco(write(tmp_path, coco((1, 3, [-1, -1, 62, 42]), (1, 3, [50, 5, 20, 5]))), None)
+    assert images[0].boxes.tolist() == [[0, 0, 60, 40], [50, 5, 60, 10]]
+    assert len(images[0].clipped) == 1 and "box [50, 5, 20, 5]" in images[0].clipped[0], "one pixel is rounding"
     assert classes == ["person", "car"], "in the order of category ids"
 
 

@@ -58,7 +58,7 @@ def eight_bits(folder):
 
 
 def box_outside(folder):
-    change(folder, lambda coco: coco["annotations"][0].update(bbox=[90, 10, 20, 20]))
+    change(folder, lambda coco: coco["annotations"][0].update(bbox=[990, 10, 20, 20]))
 
 
 def unknown_class(folder):
@@ -120,7 +120,7 @@ def change(folder, how):
         (truncated_rgb, "rgb/train_00001.jpg: the file is truncated or damaged"),
         (small_thermal, "train_00001.png: 80×40 (width×height), but the card says thermal_size: [48, 80]"),
         (eight_bits, "train_00001.png: thermal is uint8, but unit 'counts16' means one channel of uint16"),
-        (box_outside, "boxes.json: annotation 1: box [90, 10, 20, 20] (x, y, width, height) leaves its image"),
+        (box_outside, "boxes.json: annotation 1: box [990, 10, 20, 20] (x, y, width, height) of image"),
         (unknown_class, "class 'persom' is not among the card's classes"),
         (empty_split, "split 'unlabelled' is empty (unlabelled.txt lists no id)"),
         (in_two_splits, "pair 'val_00002' is in the splits 'val' and 'unlabelled'"),

@@ -119,13 +119,46 @@ def test_an_unknown_class_is_one_line(source, form):
 
 
 @formats
-def test_a_box_that_leaves_its_picture_is_one_line(source, form):
-    with pytest.raises(DataError, match="leaves its image"):
-        read_boxes(form, source(form, [("person", (30, 10, 63, 20))]), ["a/1"])
-    clipped = read_boxes(form, source(form, [("person", (30, 10, 60.5, 20))]), ["a/1"])["a/1"]
-    assert clipped.boxes[0, 2] == 60, "half a pixel is rounding"
-    with pytest.raises(DataError, match="has no area"):
-        read_boxes(form, source(form, [("person", (30, 10, 30, 20))]), ["a/1"])
+def test_a_box_that_leaves_its_picture_is_clipped_and_told_of(source, form):
+    boxes = [("person", (-6, 10, 20, 20)), ("car", (30, 10, 60.5, 20)), ("car", (50, -15, 90, 55))]
+    truth = read_boxes(form, source(form, boxes), ["a/1"])["a/1"]
+    np.testing.assert_allclose(truth.boxes, [[0, 10, 20, 20], [30, 10, 60, 20], [50, 0, 60, 40]], atol=1e-4)
+    assert len(truth.clipped) == 2, "half a pixel is rounding"
+    for line, place in zip(truth.clipped, ("0", "2") if form == "coco" else ("1", "3"), strict=True):
+        file = "labels.json: annotation " if form == "coco" else "1.txt: object " if form == "voc" else "1.txt:"
+        number = int(place) + (form == "kaist")
+        assert f"{file}{number}: box [" in line and "leaves its image of 60×40 and is clipped" in line
+    assert read_boxes(form, source(form, BOXES), ["a/1"])["a/1"].clipped == ()
+
+
+@formats
+@pytest.mark.parametrize(
+    ("box", "said"),
+    [
+        ((70, 10, 80, 20), "lies outside its image of 60×40"),
+        ((10, -9, 20, -2), "lies outside its image of 60×40"),
+        ((60.001, 10, 60.4, 20), "lies outside its image"),
+        ((59.9999, 10, 70, 20), "lies outside its image"),
+        ((30, 10, 30, 20), "has no area"),
+        ((30, 20, 40, 20), "has no area"),
+    ],
+)
+def test_a_box_without_area_in_its_picture_is_one_line(source, form, box, said):
+    with pytest.raises(
+        DataError, match=rf"(labels\.json: annotation 1|1\.txt(:\d|: object 2)): box \[.*{said}"
+    ) as caught:
+        read_boxes(form, source(form, [BOXES[0], ("car", box)]), ["a/1"])
+    assert "\n" not in str(caught.value)
+    left_out = read_boxes(form, source(form, [BOXES[0], ("car", box)], names={"car": None}), ["a/1"])["a/1"]
+    assert len(left_out.boxes) == 1, "of what is left out nobody reads the place"
+
+
+def test_numbers_that_are_none_make_no_box(source, tmp_path):
+    where = source("kaist", [])
+    for numbers in ("nan 1 5 5", "-inf 1 inf 5", "1 1 inf 5"):
+        (tmp_path / "labels/a/1.txt").write_text(f"% bbGt version=3\nperson {numbers} 0 0 0 0 0 0 0\n")
+        with pytest.raises(DataError, match=r"1\.txt:2: box .* is not made of numbers"):
+            read_boxes("kaist", where, ["a/1"])
 
 
 @pytest.mark.parametrize("form", ONE_FILE_EACH)

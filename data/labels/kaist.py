@@ -15,7 +15,7 @@ def read_kaist(source: BoxSource, one: str) -> Boxed | None:
     The set's names are person, people, cyclist and ``person?``: say in ``labels.names`` which count.
 
     Raises:
-        DataError: a line of another form, an unknown class, or a box that leaves its picture.
+        DataError: a line of another form, an unknown class, or a box without area in its picture.
     """
     path = source.file(one)
     if not path.exists():

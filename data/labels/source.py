@@ -1,5 +1,6 @@
 """What readers of boxes are given, and what they return."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,19 @@ from data.images import read_header
 from data.patterns import fill
 
 TOLERANCE = 1.0
-"""Pixels by which a box may leave its picture (rounding of other tools); it is clipped."""
+"""Pixels by which a box may leave its picture (rounding of other tools) without a word; it is clipped either way."""
+_LEAST = 0.01
+"""Side in pixels of a box in its picture; float32 still holds it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """A box as it is used."""
+
+    box: tuple[float, float, float, float]
+    """x1, y1, x2, y2, clipped to the picture."""
+    told: str = ""
+    """One line with the file, for a box that left its picture by more than ``TOLERANCE``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +38,8 @@ class Boxed:
     """[N], index into the card's classes."""
     split: str | None = None
     """Value of the field ``split``; not part of any format, but common in COCO files."""
+    clipped: tuple[str, ...] = ()
+    """A line for each box that left its picture by more than ``TOLERANCE``, with the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,27 +85,38 @@ class BoxSource:
         return self.classes.index(known)
 
 
-def clip_box(box: tuple[float, float, float, float], size: tuple[int, int], where: str) -> list[float]:
-    """Return x1, y1, x2, y2 clipped to a picture of height, width.
+def clip_box(box: tuple[float, float, float, float], size: tuple[float, float], where: str, shown: str = "") -> Clip:
+    """Clip x1, y1, x2, y2 to a picture of height, width.
+
+    Args:
+        box: In pixels.
+        size: Of the picture.
+        where: The file and the place in it, for a line about the box.
+        shown: The box in the words of the file.
 
     Raises:
-        DataError: the box leaves the picture by more than ``TOLERANCE``, or has no area.
+        DataError: the box has no area, or lies wholly outside the picture.
     """
     x1, y1, x2, y2 = box
     height, width = size
-    shown = f"box [{x1:g}, {y1:g}, {x2:g}, {y2:g}] (x1, y1, x2, y2)"
-    if not (x1 >= -TOLERANCE and y1 >= -TOLERANCE and x2 <= width + TOLERANCE and y2 <= height + TOLERANCE):
-        raise DataError(f"{where}: {shown} leaves its image of {width}×{height}")
-    clipped = [max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))]
-    if not (clipped[2] > clipped[0] and clipped[3] > clipped[1]):
+    shown = shown or f"box [{x1:g}, {y1:g}, {x2:g}, {y2:g}] (x1, y1, x2, y2)"
+    if not all(map(math.isfinite, box)):
+        raise DataError(f"{where}: {shown} is not made of numbers")
+    if not (x2 > x1 and y2 > y1):
         raise DataError(f"{where}: {shown} has no area")
-    return clipped
+    clipped = max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))
+    if min(clipped[2] - clipped[0], clipped[3] - clipped[1]) < _LEAST:
+        raise DataError(f"{where}: {shown} lies outside its image of {width:g}×{height:g}")
+    if max(abs(before - after) for before, after in zip(box, clipped, strict=True)) <= TOLERANCE:
+        return Clip(clipped)
+    return Clip(clipped, f"{where}: {shown} leaves its image of {width:g}×{height:g} and is clipped to it")
 
 
-def boxed(found: list[tuple[list[float], int]], split: str | None = None) -> Boxed:
+def boxed(found: list[tuple[Clip, int]], split: str | None = None) -> Boxed:
     """Boxes of one picture as arrays."""
     return Boxed(
-        np.array([box for box, _ in found], np.float32).reshape(-1, 4),
+        np.array([clip.box for clip, _ in found], np.float32).reshape(-1, 4),
         np.array([label for _, label in found], np.int64),
         split,
+        tuple(clip.told for clip, _ in found if clip.told),
     )

@@ -13,9 +13,10 @@ def read_voc(source: BoxSource, one: str) -> Boxed | None:
     """Read the boxes of one picture; its size is that of ``<size>`` where that is stated, else the picture's own.
 
     Objects that are marked difficult are kept, truncated ones too. Coordinates are taken as they are (from 0).
+    What of a box lies outside is cut off.
 
     Raises:
-        DataError: not VOC, an unknown class, or a box that leaves its picture.
+        DataError: not VOC, an unknown class, or a box without area in its picture.
     """
     path = source.file(one)
     if not path.exists():
@@ -28,9 +29,9 @@ def read_voc(source: BoxSource, one: str) -> Boxed | None:
     for number, thing in enumerate(root.findall("object"), 1):
         where = f"{path}: object {number}"
         label = source.label((thing.findtext("name") or "").strip(), where)
-        box = clip_box(_box(thing, where), size, where)
+        box = _box(thing, where)
         if label is not None:
-            found.append((box, label))
+            found.append((clip_box(box, size, where), label))
     return boxed(found)
 
 

@@ -15,7 +15,7 @@ def read_yolo(source: BoxSource, one: str) -> Boxed | None:
     Class i is the card's i-th class, counted from 0; its name may be mapped by ``names`` as in other formats.
 
     Raises:
-        DataError: a line that is none of both, an unknown class, or a box that leaves its picture.
+        DataError: a line that is none of both, an unknown class, or a box without area in its picture.
     """
     path = source.file(one)
     if not path.exists():
@@ -30,9 +30,8 @@ def read_yolo(source: BoxSource, one: str) -> Boxed | None:
         size = size or source.size(one)
         label, shares = _numbers(line, len(source.classes), where)
         known = source.label(source.classes[label], where)
-        box = clip_box(_in_pixels(shares, size), size, where)
         if known is not None:
-            found.append((box, known))
+            found.append((clip_box(_in_pixels(shares, size), size, where), known))
     return boxed(found)
 
 
