@@ -1,14 +1,17 @@
 """What finished cells of rgbt compare say: what may be claimed, and that text, JSON and page say the same."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from data.errors import DataError
 from fusion import bootstrap
-from fusion.records import BoxRecord
+from fusion.records import BoxRecord, LabelRecord, PixelRecord
 from pipelines.compare import compare, text_table
 from pipelines.compare_plan import plan
+from pipelines.figures import called
 
 RGB = '  - {name: rgb-task, sensors: [rgb], epochs: 2, groups: [{match: "rgb.*|head", lr: 1.0e-3}]}\n'
 PRE = '  - {name: pre, objective: autoencode, epochs: 3, groups: [{match: "thermal.*|objective", lr: 1.0e-3}]}\n'
@@ -51,6 +54,55 @@ def finished(compare_request, small_recipe):
         return compare(asked, fails)
 
     return build
+
+
+@pytest.mark.parametrize(
+    ("task", "metric", "other"), [("segment", "miou", "miou_foreground"), ("classify", "accuracy", "macro_f1")]
+)
+def test_masks_and_classes_of_pictures_are_compared_by_their_own_figures(
+    task, metric, other, compare_request, small_recipe
+):
+    path = small_recipe("one", ALL)
+    text = Path(path).read_text()
+    Path(path).write_text(text.replace("head: {", f"head: {{kind: {task}, "))
+    asked, share = compare_request(path, seeds=2), 0.75
+    for cell in plan(asked):
+        assert (cell.setting.task, cell.setting.pictures) == (task, 6)
+        cell.folder.mkdir(parents=True)
+        classes, rows = len(cell.setting.card.classes_of(task)), []
+        for absent, right in ((None, share), ("rgb", 0.0)):
+            bootstrap.save(cell.folder / f"{absent}.npz", some_records(task, right, classes))
+            rows.append({"absent": absent, metric: 0.0, other: right / 2, "records": f"{absent}.npz"})
+        note = {"digest": cell.setting.digest, "parameters": 1, "rows": rows}
+        (cell.folder / "measured.json").write_text(json.dumps(note))
+        (cell.folder / "history.json").write_text("[]")
+    result = compare(asked, fails)
+    assert (result.task, result.metric) == (task, metric)
+    whole, without = result.rows
+    expected = 0.6 if task == "segment" else share  # of 4 pixels each 3 right: the union is 5
+    assert whole.score.mean == pytest.approx(expected) and without.score.mean == 0
+    saved = json.loads((asked.out / "compare.json").read_text())["rows"][0]
+    assert saved[metric]["mean"] == pytest.approx(expected) and saved[f"{other}_per_seed"] == [share / 2] * 2
+    title = called(metric)
+    assert title in text_table(result) and f"Highest mean {title}" in (asked.out / "compare.html").read_text()
+
+
+def some_records(task, right, classes):
+    """Six pictures of four pixels of class 1 and of class 0, or four of six of a class, of which a share is right."""
+    if task == "segment":
+        confusion = np.zeros((classes + 1, classes + 1), np.int64)
+        hits = round(4 * right)
+        confusion[:2, :2] = [[hits, 4 - hits], [4 - hits, hits]]
+        return [PixelRecord(confusion)] * 6
+    answers = np.eye(classes, dtype=np.float32)
+    return [LabelRecord(answers[int(i >= round(4 * right))], 0) for i in range(4)] + [LabelRecord(answers[0], -1)] * 2
+
+
+def test_recipes_of_different_tasks_are_not_compared(compare_request, small_recipe):
+    boxes, masks = small_recipe("boxes", ALL), small_recipe("masks", ALL)
+    Path(masks).write_text(Path(masks).read_text().replace("head: {", "head: {kind: segment, "))
+    with pytest.raises(DataError, match="different tasks \\('boxes' to detect, 'masks' to segment\\)"):
+        plan(compare_request(boxes, masks))
 
 
 def fails(*_args, **_more):
