@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from fusion.model import FusionModel
 from fusion.plan import PlannedBlock, StagePlan
-from fusion.recipe import Recipe, Stage
+from fusion.recipe import Guard, Recipe, Stage
 
 
 def count_parameters(model: FusionModel) -> dict[str, int]:
@@ -16,8 +16,16 @@ def count_parameters(model: FusionModel) -> dict[str, int]:
 
 
 def table(recipe: Recipe, plans: list[StagePlan], counts: dict[str, int]) -> str:
-    """The stages as text: for each its groups with blocks, parameters and rates, and what is frozen."""
-    return "\n".join(line for plan in plans for line in _lines(recipe, plan, counts))
+    """The blend, then the stages as text: for each its groups with blocks, parameters and rates, and what is frozen."""
+    return "\n".join(_all(recipe, plans, counts))
+
+
+def _all(recipe: Recipe, plans: list[StagePlan], counts: dict[str, int]) -> Iterator[str]:
+    blend = recipe.model.blend
+    if len(recipe.model.sensors) == 2 and not recipe.model.is_early:
+        yield f"blend {blend.kind}, anchored on {blend.anchor}; RGB's weights: {recipe.model.rgb.weights or 'random'}"
+    for plan in plans:
+        yield from _lines(recipe, plan, counts)
 
 
 def _lines(recipe: Recipe, plan: StagePlan, counts: dict[str, int]) -> Iterator[str]:
@@ -36,7 +44,7 @@ def _lines(recipe: Recipe, plan: StagePlan, counts: dict[str, int]) -> Iterator[
         yield _row("opens", blocks, counts, f"{_settings(blocks)}  from epoch {opens + 1}{condition}")
     frozen = [b for b in plan.blocks if b.group is None]
     if frozen:
-        yield _row("frozen", frozen, counts, "")
+        yield _row("frozen", frozen, counts, "  norm frozen")
 
 
 def _heading(recipe: Recipe, stage: Stage) -> str:
@@ -46,12 +54,17 @@ def _heading(recipe: Recipe, stage: Stage) -> str:
         f"each alone {stage.alone:g}" if stage.alone else "",
         f"EMA {recipe.ema_of(stage):g}" if recipe.ema_of(stage) else "",
         f"{stage.accumulate} parts a batch" if stage.accumulate > 1 else "",
-        f"guard {stage.guard.metric} {stage.guard.on_jump}" if stage.guard else "",
+        _guard(stage.guard) if stage.guard else "",
         f"early stop {stage.early_stop.metric}" if stage.early_stop else "",
     ]
     said = [stage.objective, "+".join(recipe.sensors_of(stage)), optimiser.kind, recipe.schedule_of(stage).kind]
     said += filter(None, extras)
     return f"{stage.name}: {stage.epochs} epochs, {', '.join(said)}"
+
+
+def _guard(guard: Guard) -> str:
+    back = f" × {guard.lr_factor:g}, at most {guard.at_most}" if guard.on_jump == "rollback" else ""
+    return f"guard {guard.metric} {guard.tolerance:.0%} {guard.on_jump}{back}"
 
 
 def _row(what: str, blocks: list[PlannedBlock], counts: dict[str, int], settings: str) -> str:
