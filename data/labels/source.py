@@ -1,6 +1,5 @@
 """What readers of boxes are given, and what they return."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,8 @@ from data.patterns import fill
 
 TOLERANCE = 1.0
 """Pixels by which a box may leave its picture (rounding of other tools) without a word; it is clipped either way."""
+_FARTHEST = 1e6
+"""No coordinate of a box lies so far away, in pixels."""
 _LEAST = 0.01
 """Side in pixels of a box in its picture; float32 still holds it."""
 
@@ -100,8 +101,8 @@ def clip_box(box: tuple[float, float, float, float], size: tuple[float, float], 
     x1, y1, x2, y2 = box
     height, width = size
     shown = shown or f"box [{x1:g}, {y1:g}, {x2:g}, {y2:g}] (x1, y1, x2, y2)"
-    if not all(map(math.isfinite, box)):
-        raise DataError(f"{where}: {shown} is not made of numbers")
+    if not all(abs(side) < _FARTHEST for side in box):  # false for NaN too
+        raise DataError(f"{where}: {shown} is not made of numbers of pixels")
     if not (x2 > x1 and y2 > y1):
         raise DataError(f"{where}: {shown} has no area")
     clipped = max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))
