@@ -208,7 +208,8 @@ class StageRun:
         clock.add_to(self.state.totals, VALIDATION)
         found = replace(found, row=self.fabric.broadcast(found.row))
         if not math.isfinite(found.row["val_loss"]):
-            raise NonFinite(f"stage '{self.stage.name}': the validation loss is {found.row['val_loss']}")
+            told = f"the validation loss is {found.row['val_loss']} {found.fault}".rstrip()
+            raise NonFinite(f"stage '{self.stage.name}': {told}")
         return found
 
     def _rows(self) -> list[Row]:

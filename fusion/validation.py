@@ -1,5 +1,7 @@
 """How well a stage does on the validation split: its loss, the head's metric, and what each sensor carries."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,11 +11,15 @@ from torch import Tensor, nn
 
 from fusion.bootstrap import Record, resampled
 from fusion.checkpoint import Row
+from fusion.faults import culprits
+from fusion.learner import split
 from fusion.model import FusionModel, Sensor
 from fusion.objectives import ALONE, Batch
 
 PICTURES = 3
 """Validation pictures that a pretraining stage keeps for its report."""
+_NAMED = 8
+"""Most samples with a loss that is no number that are named, and that are looked for on each device."""
 
 
 @dataclass
@@ -25,6 +31,8 @@ class Validated:
     """One for each picture, in the split's order; empty for a stage without labels."""
     pictures: dict[str, Tensor] = field(default_factory=dict)
     """Of a stage without labels: what its objective showed for the first pictures."""
+    fault: str = ""
+    """Where the loss is no number: in words, in how many batches and on which samples; else empty."""
 
 
 @dataclass
@@ -34,6 +42,8 @@ class _Share:
     terms: dict[int, dict[str, float]] = field(default_factory=dict)
     sizes: dict[int, int] = field(default_factory=dict)
     records: dict[str, dict[int, list[Record]]] = field(default_factory=dict)
+    broken: dict[int, list[str]] = field(default_factory=dict)
+    """Ids of the samples with a loss that is no number, in batches that have one; [] where enough are known."""
 
 
 @torch.no_grad()
@@ -48,7 +58,7 @@ def validate(fabric: Fabric, objective: nn.Module, batches: Any, sensors: tuple[
 
     Returns:
         ``val_loss`` and the loss's terms; for the task the head's metrics and, with both sensors in use, the first of
-        them with either sensor alone.
+        them with either sensor alone. Where the loss is no number, the samples to blame.
     """
     objective.eval()
     model: FusionModel = objective.model  # type: ignore[assignment]
@@ -62,14 +72,37 @@ def validate(fabric: Fabric, objective: nn.Module, batches: Any, sensors: tuple[
             )
         share.terms[number] = {k: v.item() for k, v in found.items() if v.dim() == 0}
         share.sizes[number] = len(batch["ids"])
+        if not math.isfinite(share.terms[number]["loss"]):
+            share.broken[number] = _broken(fabric, objective, batch, sensors, share)
         if not task and number == 0:
             pictures = {k: v[:PICTURES].float().cpu() for k, v in found.items() if v.dim() > 0}
     whole = _gather(fabric, share)
     row = _means(whole)
     if not task:
-        return Validated(row, pictures=pictures)
+        return Validated(row, pictures=pictures, fault=_fault(whole))
     records = {name: [r for n in sorted(by) for r in by[n]] for name, by in whole.records.items()}
-    return Validated(row | _figures(model, records), records["all"])
+    return Validated(row | _figures(model, records), records["all"], fault=_fault(whole))
+
+
+def _broken(
+    fabric: Fabric, objective: nn.Module, batch: Batch, sensors: tuple[Sensor, ...], share: _Share
+) -> list[str]:
+    """Ids of the samples that make a batch's loss no number; all of them where none does alone."""
+    if sum(map(len, share.broken.values())) >= _NAMED:
+        return []
+    ids: Sequence[str] = batch["ids"]
+    prepared, counts = objective.prepare(batch)  # type: ignore[operator]
+    calls = ((one, sensors, None, counts) for one in split(prepared, len(ids)))
+    return culprits(objective, calls, fabric) or list(ids)
+
+
+def _fault(share: _Share) -> str:
+    if not share.broken:
+        return ""
+    named = [one for number in sorted(share.broken) for one in share.broken[number]]
+    others = " and others" if len(named) > _NAMED or not all(share.broken.values()) else ""
+    batches = f"{len(share.broken)} of {len(share.sizes)} batches"
+    return f"in {batches}, on samples {', '.join(named[:_NAMED])}{others}"
 
 
 def _pretext(objective: nn.Module, batch: Batch, sensors: tuple[Sensor, ...]) -> dict[str, Tensor]:
@@ -114,6 +147,7 @@ def _gather(fabric: Fabric, share: _Share) -> _Share:
     for one in shares:
         whole.terms |= one.terms
         whole.sizes |= one.sizes
+        whole.broken |= one.broken
         for name, by_number in one.records.items():
             whole.records.setdefault(name, {}).update(by_number)
     return whole

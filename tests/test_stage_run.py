@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from data.prepare import InputSpec
 from data.thermal import ThermalSpec
-from fusion import stage_run, unfreezing
+from fusion import stage_run, unfreezing, validation
 from fusion.bootstrap import Difference
 from fusion.checkpoint import Checkpoints, load_model
 from fusion.errors import FusionError, Stopped
@@ -145,6 +145,65 @@ def saved(run, epoch):
 
 def handed_on(run):
     return {f"model.{name}": tensor for name, tensor in load_model(run).state_dict().items()}
+
+
+class Spoilt(Memory):
+    """Validation pictures some of which, from one pass on, hold a number that makes the model's features none."""
+
+    def __init__(self, *pictures, after=0):
+        super().__init__()
+        self.pictures, self.passes = pictures, -after
+
+    def validation(self):
+        batches = super().validation()
+        for picture in self.pictures if self.passes >= 0 else ():
+            batches[picture // BATCH]["thermal"][picture % BATCH, 5, 5] = -1.0
+        self.passes += 1
+        return batches
+
+
+def fragile(trainer):
+    """No unit may hold such a value; here it is what makes a sample's features no numbers."""
+    trainer.model.normalise["thermal"].register_forward_hook(
+        lambda _, arguments, z: torch.where(arguments[0].amin((1, 2)).view(-1, 1, 1, 1) < 0, torch.nan, z)
+    )
+    return trainer
+
+
+@pytest.mark.parametrize("objective", ["task", "autoencode"])
+@pytest.mark.parametrize(
+    ("pictures", "said"),
+    [
+        ((5,), "in 1 of 2 batches, on samples p5"),
+        ((2, 7), "in 2 of 2 batches, on samples p2, p7"),
+    ],
+)
+def test_a_validation_loss_that_is_no_number_names_the_samples(tmp_path, objective, pictures, said):
+    groups = {"task": "*", "autoencode": "thermal.*|objective.*"}[objective]
+    one = stage("one", 2, [{"match": groups, "lr": 2e-3}], objective=objective)
+    recipe = recipe_of(one) if objective == "task" else recipe_of(one, stage("two", 1))
+    trainer, _ = trainer_of(recipe, tmp_path / "run", loaders=Spoilt(*pictures))
+    with pytest.raises(NonFinite) as fault:
+        fragile(trainer).fit(False)
+    assert str(fault.value) == f"stage 'one': the validation loss is nan {said}"
+
+
+def test_an_epoch_whose_validation_is_no_number_is_undone_and_its_row_names_the_samples(tmp_path):
+    trainer, _ = trainer_of(recipe_of(stage("one", 1)), tmp_path / "run", loaders=Spoilt(3, after=1))
+    with pytest.raises(NonFinite, match="the validation loss is nan in 1 of 2 batches, on samples p3; going back"):
+        fragile(trainer).fit(False)
+    patient = stage("one", 2, guard={"on_jump": "rollback", "at_most": 1})
+    trainer, _ = trainer_of(recipe_of(patient), tmp_path / "second", loaders=Spoilt(3, after=2))
+    history = fragile(trainer).fit(False)
+    assert "is nan in 1 of 2 batches, on samples p3; back to epoch 1" in history[-1]["rolled_back"]
+
+
+def test_where_all_samples_are_to_blame_a_few_are_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(validation, "_NAMED", 2)
+    trainer, _ = trainer_of(recipe_of(stage("one", 1)), tmp_path / "run", loaders=Spoilt(*range(PICTURES)))
+    with pytest.raises(NonFinite) as fault:
+        fragile(trainer).fit(False)
+    assert str(fault.value).endswith("is nan in 2 of 2 batches, on samples p0, p1 and others")
 
 
 RGB_TASK = stage("rgb-task", 3, [{"match": "rgb.*|head", "lr": 2e-3}], sensors=["rgb"])
