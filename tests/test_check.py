@@ -151,6 +151,14 @@ def test_warnings_do_not_stop_training(folder):
         assert any(text in warning for warning in report.warnings), text
 
 
+def test_boxes_that_are_clipped_are_a_warning(folder):
+    change(folder, lambda coco: coco["annotations"][0].update(bbox=[90, 10, 20, 20]))
+    report = report_of(folder)
+    line = next(warning for warning in report.warnings if "clipped" in warning)
+    assert report.errors == [] and line.startswith("1 boxes leave their pictures and are clipped to them (first: ")
+    assert "boxes.json: annotation 1: box [90, 10, 20, 20] (x, y, width, height) of image" in line
+
+
 def test_a_split_of_thermal_alone_needs_no_rgb(folder):
     text = (folder / "card.yaml").read_text(encoding="utf-8")
     (folder / "card.yaml").write_text(

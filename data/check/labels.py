@@ -41,6 +41,7 @@ def count_labels(
         if split not in card.unlabelled:
             _half_labelled(split, samples, card, report)
             _absent_classes(split, counts, report)
+    _clipped(by_split, report)
     _sides(by_split, report)
 
 
@@ -87,6 +88,14 @@ def _absent_classes(split: str, counts: Mapping[str, Any], report: Report) -> No
         if absent and any(named.values()):
             names = ", ".join(f"'{name}'" for name in absent)
             report.add("warning", "class", split, f"split '{split}' has no {word} of class {names}")
+
+
+def _clipped(by_split: Mapping[str, Sequence[Sample]], report: Report) -> None:
+    """Boxes that overlap their picture; those wholly outside are errors of the files that hold them."""
+    lines = [(sample.id, line) for samples in by_split.values() for sample in samples for line in sample.clipped]
+    if lines:
+        text = f"{len(lines)} boxes leave their pictures and are clipped to them (first: {lines[0][1]})"
+        report.add("warning", "box", lines[0][0], text)
 
 
 def _sides(by_split: Mapping[str, Sequence[Sample]], report: Report) -> None:
