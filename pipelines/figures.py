@@ -37,6 +37,11 @@ def called(metric: str) -> str:
     return METRICS.get(metric, metric)
 
 
+def begins(text: str) -> str:
+    """The text as a sentence begins, whatever it begins with."""
+    return text[:1].upper() + text[1:]
+
+
 def count_text(task: str, count: int) -> str:
     """How much of a class there is in truth, such as ``12 boxes``."""
     _, one, more = COUNTED[task]

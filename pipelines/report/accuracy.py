@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 
 from pipelines.evaluation import Evaluation, Row
-from pipelines.figures import BELOW, BY_CLASS, COUNTED, SIZES, called, count_text
+from pipelines.figures import BELOW, BY_CLASS, COUNTED, SIZES, begins, called, count_text
 from pipelines.report.curves import clean, line_styles
 from pipelines.report.shell import head, html_table, name_cell
 from pipelines.report.stages import role_of
@@ -27,8 +27,8 @@ def verdict(evaluation: Evaluation) -> str:
         return told + _worst(evaluation)
     gain = round(both.main, 3) - round(single.main, 3)
     compared = f"{abs(gain):.3f} {'above' if gain > 0 else 'below'}" if round(gain, 3) else "equal to"
-    told = f"{name} {both.main:.3f} with both sensors {measured}: {compared} the best single sensor ({single.name})."
-    return told + _worst(evaluation)
+    told = f"{begins(name)} {both.main:.3f} with both sensors {measured}"
+    return f"{told}: {compared} the best single sensor ({single.name}).{_worst(evaluation)}"
 
 
 def _worst(evaluation: Evaluation) -> str:

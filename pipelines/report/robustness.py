@@ -5,7 +5,7 @@ from html import escape
 from matplotlib.figure import Figure
 
 from pipelines.evaluation import Evaluation
-from pipelines.figures import called
+from pipelines.figures import begins, called
 from pipelines.report.stages import role_of
 from pipelines.report.style import colour
 from pipelines.report.svg import inline, key, plot_style
@@ -28,8 +28,8 @@ def _legend(evaluation: Evaluation, metric: str) -> str:
     used = {role_of(row.sensors) for row in evaluation.rows}
     items = "".join(f"<li>{key(role)}{escape(words)}</li>" for role, words in _WORDS.items() if role in used)
     return (
-        f'<ul class="legend">{items}</ul>\n<p class="note">{escape(metric)} on the same pairs. Full: as they are; '
-        "pale: with a sensor taken away, moved or made worse. Dashed: the model above with nothing done to the "
+        f'<ul class="legend">{items}</ul>\n<p class="note">{escape(begins(metric))} on the same pairs. Full: as they '
+        "are; pale: with a sensor taken away, moved or made worse. Dashed: the model above with nothing done to the "
         "pairs.</p>"
     )
 
