@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 
 from data.coco import read_coco
-from data.encoded import decode
 from data.errors import DataError
-from data.images import read_bytes
 from data.labels.image_classes import classes_by_id, read_rows
+from data.labels.masks import read_indices
 from data.labels.xml_file import read_xml
 from data.patterns import fill, id_from_name
 from data.text_file import read_text
@@ -171,7 +170,10 @@ def _yolo_names(path: Path, root: Path) -> tuple[str, ...]:
             content, _ = read_yaml(file)
             listed = content.get("names") if isinstance(content, dict) else None
             if isinstance(listed, dict):
-                return tuple(str(listed[key]) for key in sorted(listed))
+                if set(listed) != set(range(len(listed))):
+                    keys = ", ".join(map(str, listed))
+                    raise DataError(f"{file}: names are numbered {keys:.80}; YOLO counts classes from 0, none left out")
+                return tuple(str(listed[number]) for number in range(len(listed)))
             if isinstance(listed, list):
                 return tuple(map(str, listed))
     raise DataError(f"{path}: YOLO files hold numbers; say their names as --classes a,b,c ({', '.join(_NAME_FILES)})")
@@ -181,18 +183,15 @@ def _masks(
     path: Path, pairs: Pairs, names: tuple[str, ...], inside: Callable[[Path], str], assumed: list[str]
 ) -> FoundLabels:
     pattern, labelled = _files(path, MASK_NAMES, _PICTURES, pairs, inside)
-    step = max(1, len(labelled) // _SAMPLED)
+    sampled = {labelled[k] for k in np.linspace(0, len(labelled) - 1, min(_SAMPLED, len(labelled))).astype(int)}
     values = set[int]()
-    for one in labelled[::step][:_SAMPLED]:
-        file = pairs.root / fill(pattern, one)
-        mask = decode(read_bytes(file), str(file))
-        if mask.ndim != 2:
-            raise DataError(f"{file}: not a mask of indices; for colours write masks: {{path, palette}} into the card")
-        values |= {int(value) for value in np.unique(mask)}
+    for one in sorted(sampled):
+        values |= set(np.unique(read_indices(pairs.root / fill(pattern, one))).tolist())
     judged = sorted(values - {0, 255})
     if not names or (judged and judged[-1] > len(names)):
+        shown = ", ".join(map(str, sorted(values)))
         raise DataError(
-            f"{path}: masks hold {', '.join(map(str, sorted(values)))}; name the classes 1 … "
+            f"{path}: masks hold {shown:.200}; name the classes 1 … "
             f"{judged[-1] if judged else 1} as --classes a,b,c (0 is background, 255 is not judged)"
         )
     assumed.append(f"labels are masks on {len(labelled)} pairs, {pattern}: 0 is background, 255 is not judged")

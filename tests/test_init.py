@@ -83,7 +83,9 @@ def test_yolo_needs_names_for_its_numbers(tmp_path, capsys):
     out = tmp_path / "c.yaml"
     assert "say their names as --classes a,b,c" in fails(capsys, tmp_path, "--out", out)
     assert not out.exists()
-    text(tmp_path / "data.yaml", "names: {0: person, 1: car}\n")
+    text(tmp_path / "data.yaml", "names: {1: person, 2: car}\n")
+    assert "data.yaml: names are numbered 1, 2; YOLO counts classes from 0" in fails(capsys, tmp_path, "--out", out)
+    text(tmp_path / "data.yaml", "names: {1: car, 0: person}\n")
     assert rgbt(capsys, tmp_path, "--out", out)[0] == 0
     card, samples = load(out, "detect")
     assert card.classes == ("person", "car") and samples[0].boxes.tolist() == [[18, 8, 30, 24]]
@@ -108,6 +110,19 @@ def test_masks_need_names_for_their_values(tmp_path, capsys, folder):
     card, samples = load(out, "segment")
     assert card.classes == ("bole", "bark") and len(samples) == 20
     assert set(np.unique(PairDataset(card, samples, task="segment")[0, 0]["mask"])) == {0, 1, 2, 255}
+
+
+def test_masks_of_equal_channels_are_indices_and_colours_are_asked_for(tmp_path, capsys):
+    pictures(tmp_path, IDS)
+    (tmp_path / "masks").mkdir()
+    for one in IDS:
+        write_image(tmp_path / f"masks/{one}.png", np.full((*SIZE, 3), 1, np.uint8))
+    out = tmp_path / "c.yaml"
+    assert rgbt(capsys, tmp_path, "--classes", "bole", "--out", out)[0] == 0
+    card, samples = load(out, "segment")
+    assert np.unique(PairDataset(card, samples, task="segment")[0, 0]["mask"]).tolist() == [1]
+    write_image(tmp_path / "masks/000.png", np.full((*SIZE, 3), (1, 2, 3), np.uint8))
+    assert "3 different channels: say masks.palette" in fails(capsys, tmp_path, "--out", tmp_path / "d.yaml")
 
 
 def test_folders_without_digits_are_classes_and_every_split_has_them_all(tmp_path, capsys):

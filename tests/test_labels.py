@@ -185,15 +185,16 @@ def test_kaist_leaves_out_what_is_to_be_ignored(source, tmp_path):
     assert read_boxes("kaist", where, ["a/1"])["a/1"].labels.tolist() == [1]
 
 
-def indexed_png(pixels, bits):
-    """A PNG with a palette of its own whose indices are ``pixels``, of 1, 2, 4 or 8 bits."""
+def indexed_png(pixels, bits, colour=3):
+    """A PNG of 1, 2, 4 or 8 bits whose indices are ``pixels``: with a palette of its own (3), or grey (0)."""
     per = 8 // bits
     padded = np.pad(pixels, ((0, 0), (0, -pixels.shape[1] % per))).reshape(len(pixels), -1, per)
     packed = (padded << (bits * np.arange(per - 1, -1, -1))).sum(axis=2).astype(np.uint8)
     raw = b"".join(b"\0" + row.tobytes() for row in packed)
     palette = np.random.default_rng(0).integers(0, 255, (2**bits, 3), np.uint8).tobytes()
-    head = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], bits, 3, 0, 0, 0)
-    chunks = [(b"IHDR", head), (b"PLTE", palette), (b"tRNS", b"\0\x40"), (b"IDAT", zlib.compress(raw)), (b"IEND", b"")]
+    head = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], bits, colour, 0, 0, 0)
+    own = [(b"PLTE", palette), (b"tRNS", b"\0\x40")] if colour == 3 else []
+    chunks = [(b"IHDR", head), *own, (b"IDAT", zlib.compress(raw)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
     )
@@ -202,14 +203,16 @@ def indexed_png(pixels, bits):
 INDICES = np.array([[0, 1, 2], [2, 0, 1]], np.uint8)
 
 
+@pytest.mark.parametrize("colour", [0, 3])
 @pytest.mark.parametrize("bits", [2, 4, 8])
-def test_a_png_s_own_palette_is_read_as_indices(tmp_path, bits):
-    (tmp_path / "m.png").write_bytes(indexed_png(INDICES, bits))
+def test_a_png_of_few_bits_or_with_a_palette_is_read_as_indices(tmp_path, bits, colour):
+    (tmp_path / "m.png").write_bytes(indexed_png(INDICES, bits, colour))
     assert read_mask_file(tmp_path / "m.png", Masks(path="{id}.png"), CLASSES).tolist() == INDICES.tolist()
 
 
-def test_one_bit_is_enough_for_one_class(tmp_path):
-    (tmp_path / "m.png").write_bytes(indexed_png(INDICES % 2, 1))
+@pytest.mark.parametrize("colour", [0, 3])
+def test_one_bit_is_enough_for_one_class(tmp_path, colour):
+    (tmp_path / "m.png").write_bytes(indexed_png(INDICES % 2, 1, colour))
     assert read_mask_file(tmp_path / "m.png", Masks(path="{id}.png"), ("x",)).tolist() == (INDICES % 2).tolist()
 
 

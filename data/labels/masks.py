@@ -44,21 +44,29 @@ def read_mask_file(path: Path, masks: Masks, classes: Sequence[str]) -> Mask:
         DataError: the file is missing or damaged, has other channels than the card says, or a value or colour that is
             no class.
     """
-    pixels = _pixels(path, colours=masks.palette is not None)
     if masks.palette is not None:
-        return _by_colour(pixels, masks.palette, classes, path)
-    return _by_index(_one_channel(pixels, masks.channel, path), masks, classes, path)
+        return _by_colour(_pixels(path, colours=True), masks.palette, classes, path)
+    return _by_index(read_indices(path, masks.channel), masks, classes, path)
+
+
+def read_indices(path: Path, channel: int | None = None) -> Pixels:
+    """Read the indices in a mask as the file holds them: H×W; of several equal channels one, else ``channel``.
+
+    Raises:
+        DataError: the file is missing or damaged, or has other channels.
+    """
+    return _one_channel(_pixels(path, colours=False), channel, path)
 
 
 def _pixels(path: Path, colours: bool) -> Pixels:
     """H×W, or H×W×C in the file's order; a PNG with a palette of its own comes as its indices or its colours."""
     raw = read_bytes(path, "the mask")
-    bits = raw[24] if raw.startswith(_PNG) and len(raw) > 25 and raw[25] == _INDEXED and not colours else None
-    image = decode(raw if bits is None else _without_palette(raw), str(path))
+    png = raw.startswith(_PNG) and len(raw) > 25 and not colours
+    image = decode(_without_palette(raw) if png and raw[25] == _INDEXED else raw, str(path))
     if image.dtype not in (np.uint8, np.uint16):
         raise DataError(f"{path}: the mask is {image.dtype}, expected 8 or 16 bits")
-    if bits in (1, 2, 4):
-        image = image // (255 // (2**bits - 1))  # OpenCV spreads few bits over 0 … 255
+    if png and raw[24] in (1, 2, 4):
+        image = image // (255 // (2 ** raw[24] - 1))  # OpenCV spreads few bits over 0 … 255, and 255 is ignored
     return np.asarray(image)
 
 
