@@ -201,6 +201,7 @@ class DatasetCard(BaseModel):
                 sensors=sensors,
                 image_label=kinds.get(one),
                 clipped=boxes[one].clipped if one in boxes else (),
+                stated=boxes[one].stated if one in boxes else None,
             )
             for one in ids
         ]

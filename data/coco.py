@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from data.errors import DataError
 from data.labels.source import Boxed, Clip, boxed, clip_box
@@ -141,16 +141,20 @@ def _sides(image: Mapping[str, Any], size: tuple[int, int] | None, where: str) -
         if size is None:
             raise DataError(f"{where} states no width and height")
         height, width = size
-    if not all(_is_number(side) and 0 < side < 1e6 for side in (width, height)):
+    if not (_is_side(width) and _is_side(height)):
         raise DataError(f"{where} states a width of {width!r:.40} and a height of {height!r:.40}, expected pixels")
     return width, height
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     """A number that a float holds; JSON also has integers of hundreds of digits, and True is an int to Python."""
     return (isinstance(value, int | float) and not isinstance(value, bool) and -1e12 < value < 1e12) or (
         isinstance(value, float) and math.isnan(value)
     )
+
+
+def _is_side(value: object) -> TypeGuard[float]:
+    return _is_number(value) and 0 < value < 1e6
 
 
 def _image(image: Mapping[str, Any], boxes: list[tuple[Clip, int]], path: Path) -> CocoImage:
@@ -159,7 +163,10 @@ def _image(image: Mapping[str, Any], boxes: list[tuple[Clip, int]], path: Path) 
     if not isinstance(name, str) or len(name) > _LONGEST:
         raise DataError(f"{path}: image {image['id']!s:.60}: file_name is {name!r:.60}, expected a path")
     truth = boxed(boxes)
-    return CocoImage(truth.boxes, truth.labels, None if split is None else str(split), truth.clipped, file_name=name)
+    height, width = image.get("height"), image.get("width")
+    stated = (int(height), int(width)) if _is_side(height) and _is_side(width) else None
+    split = None if split is None else str(split)
+    return CocoImage(truth.boxes, truth.labels, split, truth.clipped, stated, file_name=name)
 
 
 def _refuse_twins(images: list[CocoImage], path: Path) -> None:

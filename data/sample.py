@@ -33,6 +33,8 @@ class Sample:
     """Class of the whole picture: index into the card's image_classes; None: nobody said."""
     clipped: tuple[str, ...] = ()
     """A line for each box that left its picture by more than a pixel and was clipped to it, with the file."""
+    stated: tuple[int, int] | None = None
+    """Height, width of RGB as the labels of boxes say it; None: they do not."""
 
     def has(self, task: str) -> bool:
         """Whether the pair is labelled for a task; for segment the mask's file is named, but not looked for."""

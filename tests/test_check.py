@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 
 import cv2
@@ -87,6 +88,11 @@ def labels_of_another_size(folder):
     change(folder, grow)
 
 
+def labels_of_larger_pictures(folder):
+    """No box leaves its picture, and yet all lie wrong."""
+    change(folder, lambda coco: [image.update(width=192, height=128) for image in coco["images"]])
+
+
 def wrong_mask(folder):
     cv2.imwrite(str(folder / "masks/train_00001.png"), np.full((64, 96), 9, np.uint8))
 
@@ -126,6 +132,7 @@ def change(folder, how):
         (in_two_splits, "pair 'val_00002' is in the splits 'val' and 'unlabelled'"),
         (copy_across_splits, "pairs 'train_00001' (train) and 'test_00003' (test) have the same RGB file"),
         (labels_of_another_size, "the labels were made on pictures of another size"),
+        (labels_of_larger_pictures, ".jpg is 96×64, width×height, labels say 192×128"),
         (wrong_mask, "masks/train_00001.png: class index 9 at x 0, y 0; the card has 4 classes"),
         (rgb_lacking_where_it_must_not, "rgb/unlabelled_00001.jpg: missing RGB file of pair 'unlabelled_00001'"),
         (half_labelled, "(first: 'unlabelled_00001'); move them to the split 'unlabelled'"),
@@ -135,6 +142,19 @@ def test_one_harm_is_one_error(folder, harm, text):
     harm(folder)
     errors = report_of(folder).errors
     assert len(errors) == 1 and text in errors[0] and "\n" not in errors[0]
+
+
+def test_labels_that_lie_elsewhere_are_no_empty_pictures(folder):
+    card = (folder / "card.yaml").read_text(encoding="utf-8")
+    for split in ("train", "val", "test"):
+        (folder / f"{split}.txt").write_text(f"{split}_00001\n{split}_00002\n", encoding="utf-8")
+        card = card.replace(f"{{coco: {split}}}", f"{{file: {split}.txt}}")
+    card = card.replace("format: coco", "format: voc").replace("boxes.json", "'Anotations/{id}.xml'")
+    (folder / "card.yaml").write_text(re.sub(r"(?m)^(masks|image_labels):.*\n", "", card), encoding="utf-8")
+    report = report_of(folder)
+    assert [error.partition(":")[0] for error in report.errors] == ["split 'train'", "split 'val'"]
+    assert "none of 2 pairs has labels for detect (first: 'train_00001')" in report.errors[0]
+    assert any("split 'test': none of 2 pairs has labels" in warning for warning in report.warnings)
 
 
 def test_warnings_do_not_stop_training(folder):

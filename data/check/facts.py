@@ -198,7 +198,7 @@ def _wrong_sizes(sample: Sample, facts: Facts, card: DatasetCard) -> None:
             )
             facts.add("error", "size", sample.id, text)
     rgb = facts.sizes.get("RGB")
-    if rgb is not None and sample.boxes is not None and len(sample.boxes):
+    if rgb is not None and sample.boxes is not None and len(sample.boxes) and sample.stated in (None, rgb):
         right, bottom = sample.boxes[:, 2:].max(axis=0).tolist()
         if right > rgb[1] + 0.5 or bottom > rgb[0] + 0.5:
             text = (

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.card import DatasetCard, Sample
+from data.card_fields import IGNORE
 from data.check.findings import Report
 
 TINY = 4.0
 """Boxes with a side below this many pixels are pointed out: a detector of stride 4 hardly sees them."""
-_IGNORE = 255
 
 
 def count_labels(
@@ -29,6 +29,7 @@ def count_labels(
         card: The data set.
         report: To be filled.
     """
+    readable = not any(one.level == "error" and one.kind == "label" for one in report.findings)
     for split, samples in by_split.items():
         counts: dict[str, Any] = {"pairs": len(samples), "labelled": _labelled(samples, split, card)}
         counts["boxes"] = _boxes(samples, card)
@@ -40,6 +41,8 @@ def count_labels(
         report.splits[split] = counts
         if split not in card.unlabelled:
             _half_labelled(split, samples, card, report)
+            if readable:
+                _never_labelled(split, samples, card, report)
             _absent_classes(split, counts, report)
     _clipped(by_split, report)
     _sides(by_split, report)
@@ -62,7 +65,7 @@ def _boxes(samples: Sequence[Sample], card: DatasetCard) -> dict[str, int]:
 def _pixels(counts: NDArray[np.int64] | None, card: DatasetCard) -> dict[str, int]:
     counted = np.zeros(256, np.int64) if counts is None else counts
     named = {name: int(counted[index]) for index, name in enumerate(card.classes, 1)}
-    return {"background": int(counted[0]), **named, "ignored": int(counted[_IGNORE])}
+    return {"background": int(counted[0]), **named, "ignored": int(counted[IGNORE])}
 
 
 def _half_labelled(split: str, samples: Sequence[Sample], card: DatasetCard, report: Report) -> None:
@@ -79,6 +82,19 @@ def _half_labelled(split: str, samples: Sequence[Sample], card: DatasetCard, rep
             f"(first: '{lacking[0]}'); move them to the split 'unlabelled'"
         )
         report.add("error", "label", split, text)
+
+
+def _never_labelled(split: str, samples: Sequence[Sample], card: DatasetCard, report: Report) -> None:
+    """A path of labels that no file has would make every pair one that nobody looked at."""
+    lacking = [task for task in card.tasks() if not any(sample.has(task) for sample in samples)]
+    if not lacking:
+        return
+    harms = len(lacking) == len(card.tasks()) and split in ("train", "val")
+    text = (
+        f"split '{split}': none of {len(samples)} pairs has labels for {' and '.join(lacking)} (first: "
+        f"'{samples[0].id}'); does the card name the place where they lie?"
+    )
+    report.add("error" if harms else "warning", "label", split, text)
 
 
 def _absent_classes(split: str, counts: Mapping[str, Any], report: Report) -> None:

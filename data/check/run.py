@@ -44,6 +44,8 @@ class _Seen:
     sizes: dict[str, Counter[tuple[int, int]]] = field(default_factory=lambda: defaultdict(Counter))
     classes: dict[str, NDArray[np.int64]] = field(default_factory=dict)
     """Split → pixels of each value of its masks."""
+    resized: dict[str, tuple[Sample, tuple[int, int]]] = field(default_factory=dict)
+    """Id → the pair and RGB's height, width, where its labels of boxes say another one."""
     shifts: dict[str, Shift | None] = field(default_factory=dict)
     ranges: list[tuple[float, float]] = field(default_factory=list)
 
@@ -57,6 +59,8 @@ class _Seen:
             self.pixels[sensor][sample.id] = digest
         for sensor, size in facts.sizes.items():
             self.sizes[sensor][size] += 1
+            if sensor == "RGB" and sample.stated not in (None, size):
+                self.resized[sample.id] = sample, size
         if facts.classes is not None:
             self.classes[split] = self.classes.get(split, np.zeros(256, np.int64)) + facts.classes
         if facts.high >= facts.low:
@@ -121,6 +125,7 @@ def _tell(card: DatasetCard, by_split: Mapping[str, Sequence[Sample]], seen: _Se
     if labelled:
         report.extend(views(seen.prints, labelled[0], labelled[1:]))
     _sizes(seen, report)
+    _resized(seen, report)
     if seen.ranges:
         lows, highs = np.array(seen.ranges).T
         report.thermal_range = (float(lows.min()), float(highs.max()))
@@ -162,6 +167,20 @@ def _sizes(seen: _Seen, report: Report) -> None:
             (height, width), count = sizes.most_common(1)[0]
             text = f"{sensor} pictures have {len(sizes)} sizes; {count} are {width}×{height} (width×height)"
             report.add("note", "size", sensor, text)
+
+
+def _resized(seen: _Seen, report: Report) -> None:
+    """Boxes that were drawn on pictures of another size lie elsewhere, also where none leaves its picture."""
+    if not seen.resized:
+        return
+    sample, (height, width) = next(iter(seen.resized.values()))
+    assert sample.stated is not None
+    text = (
+        f"{len(seen.resized)} RGB pictures are not as large as their boxes' labels say: the labels were made on "
+        f"pictures of another size (first: {sample.rgb} is {width}×{height}, width×height, labels say "
+        f"{sample.stated[1]}×{sample.stated[0]}); scale the labels, or use the pictures that they were made on"
+    )
+    report.add("error", "label", sample.id, text)
 
 
 def _tell_alignment(alignment: Alignment, found: Sequence[Recording], report: Report) -> None:

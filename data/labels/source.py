@@ -41,6 +41,8 @@ class Boxed:
     """Value of the field ``split``; not part of any format, but common in COCO files."""
     clipped: tuple[str, ...] = ()
     """A line for each box that left its picture by more than ``TOLERANCE``, with the file."""
+    stated: tuple[int, int] | None = None
+    """Height, width that the labels say the picture has; None: they do not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +115,11 @@ def clip_box(box: tuple[float, float, float, float], size: tuple[float, float], 
     return Clip(clipped, f"{where}: {shown} leaves its image of {width:g}×{height:g} and is clipped to it")
 
 
-def boxed(found: list[tuple[Clip, int]], split: str | None = None) -> Boxed:
-    """Boxes of one picture as arrays."""
+def boxed(found: list[tuple[Clip, int]], stated: tuple[int, int] | None = None) -> Boxed:
+    """Boxes of one picture as arrays; ``stated`` is the picture's size by the labels."""
     return Boxed(
         np.array([clip.box for clip, _ in found], np.float32).reshape(-1, 4),
         np.array([label for _, label in found], np.int64),
-        split,
-        tuple(clip.told for clip, _ in found if clip.told),
+        clipped=tuple(clip.told for clip, _ in found if clip.told),
+        stated=stated,
     )

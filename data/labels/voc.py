@@ -24,7 +24,8 @@ def read_voc(source: BoxSource, one: str) -> Boxed | None:
     root = read_xml(path)
     if root.tag != "annotation":
         raise DataError(f"{path}: not a VOC file: the outermost element is <{root.tag:.40}>, expected <annotation>")
-    size = _size(root, str(path)) or source.size(one)
+    stated = _size(root, str(path))
+    size = stated or source.size(one)
     found = []
     for number, thing in enumerate(root.findall("object"), 1):
         where = f"{path}: object {number}"
@@ -32,7 +33,7 @@ def read_voc(source: BoxSource, one: str) -> Boxed | None:
         box = _box(thing, where)
         if label is not None:
             found.append((clip_box(box, size, where), label))
-    return boxed(found)
+    return boxed(found, stated)
 
 
 def _size(root: Element, where: str) -> tuple[int, int] | None:
