@@ -125,7 +125,7 @@ def check_limits(header: Header | None, raw: bytes, where: str) -> Header:
     taken = header.height * header.width * max(1, header.channels) * np.dtype(header.dtype).itemsize
     if taken > MAX_DECODED:
         raise DataError(f"{where}: takes {taken >> 20} MiB decoded, more than {MAX_DECODED >> 20}")
-    if header.height < 1 or header.width < 1:
+    if min(header.height, header.width, header.channels) < 1:
         raise DataError(f"{where}: {_DAMAGED}")
     return header
 

@@ -9,7 +9,6 @@ import numpy as np
 
 from data.errors import DataError
 from data.folders import Side
-from data.frame import Image
 from data.images import Header, read_bytes, read_header, read_thermal
 from data.radiometric import is_radiometric, radiometric_size
 from data.signs.look import look_at_files
@@ -100,18 +99,17 @@ def find_unit(
     spec = ThermalSpec.model_validate(
         {"unit": chosen, **(known or {}), **({} if stored == "unit" else {"stored": stored})}
     )
-    frames = [read_thermal(path, spec) for path in _spread(paths)]
-    low, high = _range(frames, spec)
+    sampled = _spread(paths)
+    low, high, empty = _measured(sampled, spec)
     why = f"since the files are {dtype}"
     if stored in _HOLD:
         why = f"made of {_HOLD[stored]} (thermal_spec.stored: {stored})"
     elif unit is not None:
         why = "as you said"
     assumed.append(
-        f"thermal unit is '{chosen}', {why}: {_MEANING[chosen]}; {len(frames)} frames hold {low:g} … {high:g}"
+        f"thermal unit is '{chosen}', {why}: {_MEANING[chosen]}; {len(sampled)} frames hold {low:g} … {high:g}"
     )
     assumed.append("warmer is brighter (thermal_spec.polarity: white-hot)")
-    empty = float(np.mean([np.mean(frame == spec.invalid) for frame in frames]))
     if empty > 0.01 and not spec.marked:
         assumed.append(
             f"! {empty:.0%} of thermal pixels are exactly {spec.invalid:g} and taken as picture; if these are black "
@@ -137,11 +135,18 @@ def _unit_of(dtype: str, unit: str | None, stored: str, first: Path) -> str:
     return chosen
 
 
-def _range(frames: Sequence[Image], spec: ThermalSpec) -> tuple[float, float]:
-    """Lowest and highest number in frames, of pixels that show something; NaN where none does."""
-    shown = [frame if (dead := spec.dead(frame)) is None else frame[~dead] for frame in frames]
-    some = [one for one in shown if one.size]
-    return (min(float(one.min()) for one in some), max(float(one.max()) for one in some)) if some else (np.nan, np.nan)
+def _measured(paths: Sequence[Path], spec: ThermalSpec) -> tuple[float, float, float]:
+    """Lowest and highest number of pixels that show something (NaN: none does), and the share that is ``invalid``."""
+    low = high = np.nan
+    empty = 0.0
+    for path in paths:  # one frame in memory at a time
+        frame = read_thermal(path, spec)
+        empty += float(np.mean(frame == spec.invalid)) / len(paths)
+        dead = spec.dead(frame)
+        shown = frame if dead is None else frame[~dead]
+        if shown.size:
+            low, high = float(np.fmin(low, shown.min())), float(np.fmax(high, shown.max()))
+    return low, high, empty
 
 
 def find_signs(rgb: Side, thermal: Side, spec: ThermalSpec, assumed: list[str]) -> None:
@@ -153,4 +158,5 @@ def find_signs(rgb: Side, thermal: Side, spec: ThermalSpec, assumed: list[str]) 
 
 
 def _spread(paths: Sequence[Path]) -> list[Path]:
-    return list(paths[:: max(1, len(paths) // _SAMPLED)][:_SAMPLED])
+    """At most so many, from the first to the last: a set is often sorted by place or time."""
+    return [paths[k] for k in np.linspace(0, len(paths) - 1, min(_SAMPLED, len(paths))).round().astype(int)]

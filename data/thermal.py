@@ -83,7 +83,7 @@ class Planck(BaseModel):
 class ThermalSpec(BaseModel):
     """Unit, range and validity of thermal pixels; crosses into fusion and export as plain JSON."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     unit: Unit
     """What the model sees, whatever files and cameras hold."""
@@ -131,6 +131,8 @@ class ThermalSpec(BaseModel):
     def _is_coherent(self) -> Self:
         if self.range is not None and self.range[1] - self.range[0] < self.min_span:
             raise ValueError(f"range {list(self.range)} is narrower than min_span {self.min_span:g}")
+        if self.dtype.kind == "u" and not (self.invalid.is_integer() and 0 <= self.invalid <= np.iinfo(self.dtype).max):
+            raise ValueError(f"invalid {self.invalid:g} is no value that {self.dtype} pixels can have")
         if self.stored in ("decikelvin", "centikelvin", "linear", "planck") and self.unit != "celsius":
             raise ValueError(f"stored: {self.stored} becomes degrees, so unit must be celsius, not {self.unit}")
         if self.stored == "radiometric" and self.unit == "intensity8":

@@ -247,6 +247,7 @@ def test_show_draws_what_a_recipe_makes_of_the_pairs(folder, capsys):
 def test_show_names_wrong_arguments(folder, capsys):
     assert "no split 'tset'" in fails(capsys, "show", folder / "card.yaml", "--split", "tset")
     assert "a picture's name ends in one of" in fails(capsys, "show", folder / "card.yaml", "--out", "grid.txt")
+    assert "a picture's name ends in one of" in fails(capsys, "show", folder / "card.yaml", "--out", "grid.npy")
 
 
 SMALL = ("--rgb-size", "48", "64", "--thermal-size", "32", "48")

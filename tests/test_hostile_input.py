@@ -152,6 +152,7 @@ PICTURES = {
     "huge bmp": huge_bmp(),
     "huge tiff": huge_tiff(),
     "huge npy": huge_npy(),
+    "npy without channels": huge_npy("(4, 4, 0)"),
     "npy of negative size": huge_npy("(-1, 5)"),
     "npy that overflows": huge_npy("(4611686018427387904, 8)"),
     "npy with an expression": huge_npy("(__import__('os').getpid(), 1)"),

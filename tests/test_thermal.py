@@ -41,6 +41,12 @@ def test_require_names_file_found_and_expected(image, found):
         ThermalSpec(unit="counts16").require(image, "a.png")
 
 
+@pytest.mark.parametrize("invalid", [-1, 256, 0.5, float("nan"), float("inf")])
+def test_no_value_of_the_dtype_can_be_invalid_in_vain(invalid):
+    with pytest.raises(ValueError, match=r"no value that uint8 pixels can have|finite number"):
+        ThermalSpec(unit="intensity8", invalid=invalid)
+
+
 def test_separate_keeps_valid_pixels_off_the_invalid_value():
     zero, top = ThermalSpec(unit="counts16"), ThermalSpec(unit="counts16", invalid=65535)
     image = np.array([[0, 7, 65535]], np.uint16)

@@ -1,5 +1,6 @@
 """KAIST multispectral pedestrians (Hwang et al., CVPR 2015): twelve sets of videos, day and night."""
 
+import re
 from pathlib import Path
 
 from data.layouts.found import Found, has, hold_out, list_ids, read_list
@@ -61,8 +62,9 @@ def _labels(folder: str, assumed: list[str]) -> dict[str, object]:
 
 
 def _set(one: str) -> int:
-    """0 of set00/V000/I00000."""
-    return int(one.partition("/")[0][3:5])
+    """0 of set00/V000/I00000; -1 of what lies in no set."""
+    match = re.match(r"set(\d\d)/", one)
+    return int(match[1]) if match else -1
 
 
 def _frames(root: Path, part: str, ids: list[str], assumed: list[str]) -> list[str]:

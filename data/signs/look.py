@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from data.encoded import decode
@@ -20,6 +21,10 @@ from data.thermal import ThermalSpec
 
 SAMPLED = 24
 """Pairs that are looked at: spread over all, at most so many."""
+_RGB_WIDTH = 640
+"""RGB is looked at no wider than this: mounts and skies are compared at a quarter of it."""
+_MOST_BYTES = 1 << 28
+"""Of thermal frames that are held at once."""
 
 
 def look(
@@ -74,14 +79,17 @@ def look_at_files(
     chosen = sorted({int(k) for k in np.linspace(0, len(thermal) - 1, min(SAMPLED, len(thermal)))})
     frames: list[Image] = []
     rgbs: list[Image | None] = []
-    radiometric = 0
+    radiometric = held = 0
     for index in chosen:
         path, partner = thermal[index], rgb[index]
         try:
             frame, inside = _as_stored(path, spec)
-            seen = None if partner is None else read_rgb(partner)
+            seen = None if partner is None else _small(read_rgb(partner))
         except DataError:
             continue
+        held += frame.nbytes
+        if frames and held > _MOST_BYTES:
+            break
         frames.append(frame)
         rgbs.append(seen)
         radiometric += inside
@@ -91,6 +99,14 @@ def look_at_files(
         change = {"thermal_spec": {"unit": "celsius", "stored": "radiometric"}}
         signs.insert(0, Sign("radiometric", text, change))
     return signs
+
+
+def _small(rgb: Image) -> Image:
+    height, width = rgb.shape[:2]
+    if width <= _RGB_WIDTH:
+        return rgb
+    size = _RGB_WIDTH, max(1, round(height * _RGB_WIDTH / width))
+    return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _as_stored(path: Path, spec: ThermalSpec | None) -> tuple[Image, bool]:

@@ -3,13 +3,8 @@
 import argparse
 
 
-def seed(text: str) -> int:
+def whole(text: str) -> int:
     """A whole number from 0, or wrong usage."""
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 0")
     return int(text)
-
-
-def whole(text: str) -> int:
-    """A whole number from 0, or wrong usage."""
-    return seed(text)

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from data.errors import DataError
-from pipelines.data_commands.numbers import seed
+from pipelines.data_commands.numbers import whole
 
 _SETTINGS = {
     "default": "train=240,val=60,test=60,unlabelled=120 in all kinds of light",
@@ -27,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pairs", type=_pairs, metavar="SPLIT=N,…", help="how many of each split (default: by setting)"
     )
-    parser.add_argument("--seed", type=seed, default=0)
+    parser.add_argument("--seed", type=whole, default=0)
     parser.add_argument("--rgb-size", type=int, nargs=2, default=(160, 192), metavar=edges)
     parser.add_argument("--thermal-size", type=int, nargs=2, default=(128, 160), metavar=edges)
     parser.add_argument("--video", type=_seconds, default=0.0, metavar="SECONDS", help="also a recording, in OUT/video")
