@@ -34,6 +34,15 @@ def fill(pattern: str, one: str) -> str:
     return _FIELD.sub(lambda field: parts[field[1]], pattern)
 
 
+def id_of(path: str, pattern: str) -> str | None:
+    """Find the id in a file's whole path, relative to the root; None: it does not follow ``pattern``."""
+    match = re.fullmatch(_expression(pattern), path)
+    if match is None:
+        return None
+    found = match.groupdict()
+    return found.get("id") or "/".join(filter(None, (found.get("dir"), found["name"])))
+
+
 def id_from_name(name: str, pattern: str) -> str | None:
     """Find the id in a file name that follows ``pattern``, with or without its leading folders; else None."""
     parts = PurePosixPath(pattern).parts
@@ -42,10 +51,9 @@ def id_from_name(name: str, pattern: str) -> str | None:
         whole = "{name}" in tail and ("{dir}" in tail or "{dir}" not in pattern)
         if "{id}" not in tail and not whole:
             break
-        match = re.fullmatch(_expression(tail), name)
-        if match:
-            found = match.groupdict()
-            return found.get("id") or "/".join(filter(None, (found.get("dir"), found["name"])))
+        one = id_of(name, tail)
+        if one is not None:
+            return one
     return None
 
 

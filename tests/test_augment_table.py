@@ -5,8 +5,8 @@ import pytest
 
 from data.augment.augmenter import Augmenter
 from data.augment.degrade import DEGRADATIONS
-from data.augment.geometry import IGNORE
 from data.augment.spec import AugmentSpec
+from data.card_fields import IGNORE
 from data.thermal import ThermalSpec
 
 OFF = {"flip": 0, "rotate_deg": 0, "scale": (1, 1), "crop": 0, "rgb_brightness": 0, "rgb_contrast": 0,

@@ -201,6 +201,20 @@ def test_pictures_without_a_partner_and_pairs_in_no_split(make, tmp_path):
     assert report.errors == []
 
 
+def test_the_other_sensor_s_files_in_one_folder_are_no_pictures_without_a_partner(make, tmp_path):
+    card = make(scenes(3), train=scenes(3))
+    for number in range(3):
+        (tmp_path / f"ir/p00{number}.png").rename(tmp_path / f"rgb/p00{number}_ir.png")
+        write_image(tmp_path / f"rgb/p00{number}_mask.png", np.zeros((8, 8), np.uint8))
+    text = card.path.read_text(encoding="utf-8").replace("thermal: ir/{id}.png", "thermal: rgb/{id}_ir.png")
+    card.path.write_text(text + "classes: [a]\nmasks: rgb/{id}_mask.png\n", encoding="utf-8")
+    report = check_card(DatasetCard.load(card.path), align=0)
+    assert of(report, "unpaired") == [] and of(report, "unused") == []
+    (tmp_path / "rgb/p009_ir.png").touch()
+    report = check_card(DatasetCard.load(card.path), align=0)
+    assert "1 thermal pictures have no RGB partner ('p009')" in of(report, "unpaired")[0].text
+
+
 def test_values_that_do_not_fit_the_card(make, tmp_path):
     pairs = scenes(4)
     hot = {one: (rgb, np.where(thermal > 150, 255, thermal).astype(np.uint8)) for one, (rgb, thermal) in pairs.items()}

@@ -123,6 +123,8 @@ def kaist(root: Path, frames: int = 40) -> dict[str, int]:
                 "person? 1 1 9 9 1 0 0 0 0 0 0",
                 "cyclist 1 1 9 9 0 0 0 0 0 0 0",
             )
+    draw(root / "images/samples/visible/best.jpg", 3)  # in no set
+    draw(root / "images/samples/lwir/best.jpg", 1)
     for video in ("set00/V000", "set00/V001", "set03/V000", "set03/V001", "set05/V000"):
         with (root / "imageSets/train-all-02.txt").open("a") if (root / "imageSets").is_dir() else _made(root) as file:
             file.writelines(f"{video}/I{frame:05}\n" for frame in range(frames) if frame % 20 in (1, 3, 19))
@@ -277,7 +279,9 @@ def test_mfnet_reads_thermal_from_the_fourth_channel_and_leaves_mirrored_copies_
 
 def test_official_parts_of_a_split_are_no_error_to_check(tmp_path, capsys):
     card, _ = built(tmp_path, "mfnet")
-    assert main(["data", "check", str(card.path)]) == 0, capsys.readouterr().err
+    assert main(["data", "check", str(card.path), "--json"]) == 0, capsys.readouterr().err
+    pixels = {split: counts["pixels"] for split, counts in json.loads(capsys.readouterr().out)["splits"].items()}
+    assert 0 < pixels["test_night"]["person"] < pixels["test"]["person"]
     (tmp_path / "card.val.txt").write_text("00004D\n")
     assert main(["data", "check", str(card.path)]) == 1
     assert "pair '00004D' is in the splits 'val' and 'test'" in capsys.readouterr().err

@@ -42,7 +42,7 @@ class Augmented:
     """[N,4] x1, y1, x2, y2; those that left the picture are gone."""
     labels: Labels | None
     mask: Mask | None
-    """H×W; data.augment.geometry.IGNORE where the picture shows nothing."""
+    """H×W; data.card_fields.IGNORE where the picture shows nothing."""
 
 
 class Augmenter:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from data.augment.spec import AugmentSpec
 from data.augment.values import Heat, Values
+from data.card_fields import IGNORE
 from data.prepare import RGB_PADDING
 
 Rgb = NDArray[np.uint8]
@@ -18,8 +19,6 @@ Matrix = NDArray[np.float64]
 """3×3, from pixels of the picture to pixels of the changed one; the middle of the first pixel is (0, 0)."""
 Layer = TypeVar("Layer", Rgb, Values)
 
-IGNORE = 255
-"""What a mask says where the picture shows nothing."""
 MIN_VISIBILITY = 0.3
 """Share of a box that must stay in the picture, else the box goes."""
 _MIN_SIDE = 1.0

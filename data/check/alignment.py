@@ -42,7 +42,7 @@ class Alignment:
     def worst(self) -> list[tuple[str, Shift]]:
         """The pairs to look at: those beyond 3 px, the farthest first; without any sure one, the least agreeing."""
         sure = [(one, shift) for one, shift in self.shifts.items() if shift.sure]
-        if len(sure) < _FEWEST:
+        if self.systematic is None:
             return sorted(self.shifts.items(), key=lambda item: item[1].confidence)
         return sorted((item for item in sure if item[1].size > LIMIT), key=lambda item: -item[1].size)
 
@@ -85,7 +85,7 @@ def summarise(shifts: Mapping[str, Shift | None]) -> Alignment | None:
 
 
 def side(dx: float, dy: float) -> str:
-    """A shift in words: ``26 px above and 4 px right of where it is``."""
+    """A shift in words: ``26 px too far up and 4 px too far right``."""
     parts = []
     if abs(dy) >= 0.5:
         parts.append(f"{abs(dy):.0f} px too far {'down' if dy > 0 else 'up'}")

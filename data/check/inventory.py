@@ -1,14 +1,14 @@
 """What the card names, and what lies on the disk beside it."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from data.card import SENSORS, DatasetCard, Sample, Split
 from data.check.findings import Finding, Report
 from data.errors import DataError
 from data.labels.boxes import ONE_FILE_EACH
-from data.patterns import id_from_name
+from data.patterns import id_of
 
 _MOST_FILES = 2_000_000
 
@@ -60,7 +60,9 @@ def _one_by_one(card: DatasetCard, split: str, reason: str, told: set[str], repo
 
 def beside(card: DatasetCard, named: set[str]) -> list[Finding]:
     """Pictures on the disk without a partner, and pairs there that no split names."""
-    found = {sensor: _ids(card, pattern) for sensor, pattern in (("RGB", card.rgb), ("thermal", card.thermal))}
+    sensors = {"RGB": card.rgb, "thermal": card.thermal}
+    patterns = [*sensors.values(), *([] if card.masks is None else [card.masks.path])]
+    found = {sensor: _ids(card, pattern, patterns) for sensor, pattern in sensors.items()}
     whole = {split.sensors for split in card.splits.values()} <= {SENSORS}
     findings = []
     for sensor, other in (("RGB", "thermal"), ("thermal", "RGB")):
@@ -80,9 +82,14 @@ def _first(ids: list[str]) -> str:
     return f"({shown}{', …' if len(ids) > 3 else ''})"
 
 
-def _ids(card: DatasetCard, pattern: str) -> set[str]:
-    names = (id_from_name(name, pattern) for name in _names(card.folder, pattern))
-    return {one for one in names if one is not None}
+def _ids(card: DatasetCard, pattern: str, patterns: Sequence[str]) -> set[str]:
+    """Ids of the files that follow a pattern, and no closer one: a_ir.png is thermal's {id}_ir.png, no RGB {id}.png."""
+    closer = [other for other in patterns if len(other) > len(pattern)]
+    return {
+        one
+        for name in _names(card.folder, pattern)
+        if (one := id_of(name, pattern)) is not None and all(id_of(name, other) is None for other in closer)
+    }
 
 
 def _names(root: Path, pattern: str) -> Iterator[str]:

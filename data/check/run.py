@@ -34,8 +34,8 @@ _OWN = 5
 class _Seen:
     """What all pairs together are."""
 
-    home: Mapping[str, str]
-    """Id → the split that names it first."""
+    home: Mapping[str, Sequence[str]]
+    """Id → the splits that name it."""
     values: NDArray[np.int64]
     """Thermal's histogram."""
     prints: Prints = field(default_factory=Prints)
@@ -50,9 +50,8 @@ class _Seen:
     ranges: list[tuple[float, float]] = field(default_factory=list)
 
     def take(self, sample: Sample, facts: Facts) -> None:
-        split = self.home[sample.id]
         self.prints.ids.append(sample.id)
-        self.prints.splits.append(split)
+        self.prints.splits.append(self.home[sample.id][0])
         self.prints.digests.append(facts.digests)
         self.prints.hashes.append(facts.hashes)
         for sensor, digest in facts.pixels.items():
@@ -62,7 +61,8 @@ class _Seen:
             if sensor == "RGB" and sample.stated not in (None, size):
                 self.resized[sample.id] = sample, size
         if facts.classes is not None:
-            self.classes[split] = self.classes.get(split, np.zeros(256, np.int64)) + facts.classes
+            for split in self.home[sample.id]:
+                self.classes[split] = self.classes.get(split, np.zeros(256, np.int64)) + facts.classes
         if facts.high >= facts.low:
             self.ranges.append((facts.low, facts.high))
             self.values += facts.values["thermal"]
@@ -94,7 +94,10 @@ def check_card(
     by_split = read_splits(card, report)
     samples = list({sample.id: sample for chosen in by_split.values() for sample in chosen}.values())
     looker.align = frozenset(_spread([sample.id for sample in samples if len(sample.sensors) == 2], align))
-    home = {sample.id: split for split in reversed(by_split) for sample in by_split[split]}
+    home: dict[str, list[str]] = defaultdict(list)
+    for split, chosen in by_split.items():
+        for sample in chosen:
+            home[sample.id].append(split)
     seen = _Seen(home, np.zeros(HISTOGRAM[card.thermal_spec.unit][2], np.int64))
     for done, (sample, facts) in enumerate(zip(samples, in_parallel(looker, samples, workers), strict=True), 1):
         report.extend(facts.findings)
@@ -121,9 +124,9 @@ def _tell(card: DatasetCard, by_split: Mapping[str, Sequence[Sample]], seen: _Se
     report.extend(frozen(runs))
     report.extend(exact(seen.prints, {one for run in runs for one in run}))
     report.extend(near(seen.prints))
-    labelled = [split for split in by_split if split not in card.unlabelled]
-    if labelled:
-        report.extend(views(seen.prints, labelled[0], labelled[1:]))
+    judged = [split for split in by_split if split not in (*card.unlabelled, "train")]
+    if "train" in by_split:
+        report.extend(views(seen.prints, "train", judged))
     _sizes(seen, report)
     _resized(seen, report)
     if seen.ranges:

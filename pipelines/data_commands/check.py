@@ -79,4 +79,5 @@ def _print_summary(name: str, unit: str, report: "Report") -> None:
     if report.box_sides:
         small, median, large = report.box_sides
         print(f"  box size (√area, RGB pixels): {small:.0f} … {large:.0f}, median {median:.0f}")
-    print(f"{len(report.errors)} errors, {len(report.warnings)} warnings, {len(report.notes)} notes")
+    found = {"error": len(report.errors), "warning": len(report.warnings), "note": len(report.notes)}
+    print(", ".join(f"{count} {level}{'s' * (count != 1)}" for level, count in found.items()))
