@@ -49,6 +49,8 @@ class Prepared:
     """[2]: 1 where RGB, thermal is there."""
     scale: float
     """Pixels of the canvas for each pixel of the delivered RGB frame; divide boxes by it."""
+    content: tuple[int, int]
+    """Height, width of the top left part of ``rgb`` that shows the frame; the rest is padding."""
 
 
 class Preparer:
@@ -79,7 +81,7 @@ class Preparer:
             DataError: a frame has another size or dtype than declared.
         """
         assert rgb is not None or thermal is not None
-        scale = 1.0
+        scale, content = 1.0, self.inputs.rgb_size
         if rgb is not None:
             self._check_rgb(rgb, where)
             rgb_size = (rgb.shape[0], rgb.shape[1])
@@ -98,6 +100,7 @@ class Preparer:
             thermal=np.zeros(self.inputs.thermal_size, self.inputs.thermal.dtype) if aligned is None else aligned,
             present=np.array([rgb is not None, aligned is not None], np.float32),
             scale=scale,
+            content=content,
         )
 
     def _check_rgb(self, rgb: Image, where: str) -> None:

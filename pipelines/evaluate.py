@@ -13,7 +13,7 @@ from data.prepare import Prepared, Preparer
 from data.sample import Sample
 from fusion.heads import metric_for
 from pipelines.evaluation import Evaluation, Example, Row, table
-from pipelines.robustness import Change, Condition, choose, content_size, mean
+from pipelines.robustness import Change, Condition, choose, mean
 from pipelines.subject import Subject, open_subject
 
 __all__ = ["Evaluation", "Example", "Row", "evaluate", "measure", "open_subject", "table"]
@@ -29,7 +29,7 @@ class _Pass:
     def look(self, sample: Sample, pair: Prepared, truth: Truth, preparer: Preparer) -> Example:
         """Answer for one pair, and count what was answered."""
         inputs = preparer.inputs
-        seen = self.change(pair, sample.id, inputs, content_size(sample, inputs, pair))
+        seen = self.change(pair, sample.id, inputs)
         answer = self.subject.predict(seen)
         self.metric.update(answer, truth)
         words = self.condition.words
@@ -74,11 +74,12 @@ def measure(
 
     Raises:
         DataError: classes, sizes or thermal unit of card and model differ, the split has no labels for the model's
-            task, or a row does not fit the model.
+            task, a row does not fit the model, or a pair has no sensor that a row is measured with.
     """
     conditions = choose(subject.name, subject.sensors, without, shift, degrade)
     subject.require_fits(card)
     samples = _labelled(card, split, subject.task)
+    _require_sensors(card, split, samples, conditions)
     result = Evaluation(str(card.path), split, len(samples), subject.classes, subject.task)
     passes = {condition.words: [_Pass(subject, condition, c) for c in condition.changes] for condition in conditions}
     shown = {round(i * (len(samples) - 1) / max(1, examples - 1)) for i in range(examples)}
@@ -96,6 +97,18 @@ def _labelled(card: DatasetCard, split: str, task: str) -> list[Sample]:
     if unlabelled is not None:
         raise DataError(f"{card.path}: pair '{unlabelled}' of split '{split}' has no labels to measure against")
     return samples
+
+
+def _require_sensors(card: DatasetCard, split: str, samples: Sequence[Sample], conditions: Sequence[Condition]) -> None:
+    """Raise DataError where a row leaves a pair nothing to see: said before minutes of measuring."""
+    for condition in conditions:
+        bare = next((sample for sample in samples if not {*sample.sensors} & {*condition.sensors}), None)
+        if bare is not None:
+            raise DataError(
+                f"{card.path}: pair '{bare.id}' of split '{split}' has only {bare.sensors[0]}, so that it cannot be "
+                f"measured with {' and '.join(condition.sensors)} alone; leave it out of the split, or ask by "
+                "--without for a row that it has a sensor for"
+            )
 
 
 def _look(

@@ -10,15 +10,14 @@ import numpy as np
 from data.augment.degrade import DEGRADATIONS
 from data.errors import DataError
 from data.frame import Image
-from data.images import read_header
-from data.prepare import InputSpec, Prepared, fit
-from data.sample import SENSORS, Sample
+from data.prepare import InputSpec, Prepared
+from data.sample import SENSORS
 from fusion.seeds import derive
 from pipelines.evaluation import Kind
 
 ALL = "all"
-Change = Callable[[Prepared, str, InputSpec, tuple[int, int]], Prepared]
-"""Pair, id, what the pair is, height and width of what is not padding → the pair as the model is to see it."""
+Change = Callable[[Prepared, str, InputSpec], Prepared]
+"""Pair, id, what the pair is → the pair as the model is to see it."""
 _DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1))
 
 
@@ -55,13 +54,13 @@ def choose(
         DataError: no such degradation; or of a model of one sensor, that it is to do without it, or that the other is
             to be moved or made worse.
     """
-    sensors, shift, degrade = tuple(sensors), list(shift), _named(degrade, name, sensors)
+    sensors, shift, degrade = tuple(sensors), list(dict.fromkeys(shift)), _named(degrade, name, sensors)
     alone = len(sensors) == 1
     if alone and without:
         raise DataError(f"{name} looks at {sensors[0]} alone: no sensor can be left out")
     if alone and shift:
         raise DataError(f"{name} looks at {sensors[0]} alone: there is nothing for thermal to be moved against")
-    absent = [s for s in SENSORS if s in sensors and not alone] if without is None else list(without)
+    absent = [s for s in SENSORS if s in sensors and not alone] if without is None else list(dict.fromkeys(without))
     found = [] if without and not shift and not degrade else [Condition("whole", "", sensors, (_unchanged,))]
     for gone in absent:
         left = tuple(s for s in sensors if s != gone)
@@ -92,14 +91,6 @@ def fitting(degrade: Iterable[str], sensors: Sequence[str]) -> list[str]:
     return [name for name in named if DEGRADATIONS[name].sensor in sensors]
 
 
-def content_size(sample: Sample, inputs: InputSpec, pair: Prepared) -> tuple[int, int]:
-    """Height, width of what is not padding of a prepared pair, in pixels of its RGB."""
-    if not inputs.letterbox:
-        return inputs.rgb_size
-    size = read_header(sample.rgb).size if "rgb" in sample.sensors else None
-    return inputs.rgb_size if size is None else fit(size, inputs.rgb_size)[1]
-
-
 def mean(figures: Sequence[Any]) -> Any:  # noqa: ANN401 - what a metric computes: numbers in dicts and lists
     """The mean of what several metrics computed, number by number; of a class that only some have, over those."""
     first = figures[0]
@@ -113,18 +104,16 @@ def mean(figures: Sequence[Any]) -> Any:  # noqa: ANN401 - what a metric compute
     return sum(figures) / len(figures)
 
 
-def _unchanged(pair: Prepared, identity: str, inputs: InputSpec, content: tuple[int, int]) -> Prepared:
+def _unchanged(pair: Prepared, identity: str, inputs: InputSpec) -> Prepared:
     return pair
 
 
 def _without(sensor: str) -> Change:
     """Zeros, and absent in ``present``, as where nobody delivers a picture."""
 
-    def change(pair: Prepared, identity: str, inputs: InputSpec, content: tuple[int, int]) -> Prepared:
+    def change(pair: Prepared, identity: str, inputs: InputSpec) -> Prepared:
         present = pair.present.copy()
         present[SENSORS.index(sensor)] = 0
-        if not present.any():
-            raise DataError(f"pair '{identity}' has nothing but {sensor}")
         pictures = {sensor: np.zeros_like(getattr(pair, sensor))}
         return replace(pair, present=present, **pictures)
 
@@ -134,8 +123,8 @@ def _without(sensor: str) -> Change:
 def _moved(dx: float, dy: float) -> Change:
     """Thermal moved by so many pixels of the delivered RGB picture; where nothing came from, pixels are invalid."""
 
-    def change(pair: Prepared, identity: str, inputs: InputSpec, content: tuple[int, int]) -> Prepared:
-        height, width = _thermal_content(inputs, content)
+    def change(pair: Prepared, identity: str, inputs: InputSpec) -> Prepared:
+        height, width = _thermal_content(pair, inputs)
         sx, sy = (pair.scale * inputs.thermal_size[axis] / inputs.rgb_size[axis] for axis in (1, 0))
         thermal = pair.thermal.copy()
         thermal[:height, :width] = _move(thermal[:height, :width], dx * sx, dy * sy, inputs.thermal.invalid)
@@ -144,9 +133,9 @@ def _moved(dx: float, dy: float) -> Change:
     return change
 
 
-def _thermal_content(inputs: InputSpec, content: tuple[int, int]) -> tuple[int, int]:
-    """Of thermal: a canvas is one for both, and without one there is no padding."""
-    return content if inputs.letterbox else inputs.thermal_size
+def _thermal_content(pair: Prepared, inputs: InputSpec) -> tuple[int, int]:
+    """Height, width of what is not padding of thermal: a canvas is one for both, and without one there is none."""
+    return pair.content if inputs.letterbox else inputs.thermal_size
 
 
 def _move(image: Image, dx: float, dy: float, invalid: float) -> Image:
@@ -163,11 +152,11 @@ def _degraded(name: str) -> Change:
     """Made worse within what is not padding; the same for the same pair on every machine."""
     spoil = DEGRADATIONS[name]
 
-    def change(pair: Prepared, identity: str, inputs: InputSpec, content: tuple[int, int]) -> Prepared:
+    def change(pair: Prepared, identity: str, inputs: InputSpec) -> Prepared:
         if not pair.present[SENSORS.index(spoil.sensor)]:
             return pair
         rng = np.random.default_rng(derive("degrade", name, identity))
-        (height, width), (th, tw) = content, _thermal_content(inputs, content)
+        (height, width), (th, tw) = pair.content, _thermal_content(pair, inputs)
         rgb, thermal = pair.rgb.copy(), pair.thermal.copy()
         rgb[:height, :width], thermal[:th, :tw] = spoil(rgb[:height, :width], thermal[:th, :tw], rng, inputs.thermal)
         return replace(pair, rgb=rgb, thermal=thermal)

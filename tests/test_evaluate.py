@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -173,6 +175,12 @@ def test_beside_other_runs_under_the_same_conditions(runs, card_path, capsys):
                          "classify: fused, night", "classify: fused, thermal noise"]  # fmt: skip
 
 
+def test_two_models_of_one_sensor_are_told_apart(runs, card_path, tmp_path, capsys):
+    shutil.copytree(runs["rgb"], tmp_path / "other")
+    rows = evaluated(runs["classify"], card_path, capsys, "--beside", str(runs["rgb"]), str(tmp_path / "other"))["rows"]
+    assert [row["name"] for row in rows][3:] == ["rgb only", "other: rgb only"]
+
+
 def test_a_model_of_one_sensor_is_made_worse_in_that_alone(runs, card_path):
     rows = measure(open_subject(runs["rgb"]), DatasetCard.load(card_path), "test", degrade=["all"]).rows
     of_rgb = [name for name, one in DEGRADATIONS.items() if one.sensor == "rgb"]
@@ -185,11 +193,14 @@ WRONG = {
     "shift of one sensor": ("rgb", ["--shift", "4"], "rgb looks at rgb alone: there is nothing for thermal"),
     "the other sensor": ("rgb", ["--degrade", "dead_pixels"], "'dead_pixels' changes thermal, but rgb looks at rgb"),
     "another task beside": ("rgb", ["--beside", "{detect}"], "it was trained to detect"),
+    "nothing beside": ("rgb", ["--beside", "{rgb}/checkpoints"], "neither a bundle"),
+    "a page that is a folder": ("rgb", ["--html", "{rgb}"], "is a folder; name a file in it"),
 }
 
 
 @pytest.mark.parametrize("case", list(WRONG))
-def test_what_does_not_fit_is_one_line(case, runs, card_path, capsys):
+def test_what_does_not_fit_is_one_line_before_anything_is_measured(case, runs, card_path, monkeypatch, capsys):
+    monkeypatch.setattr(module, "load_pair", None)
     run, more, words = WRONG[case]
     more = [word.format(**{name: str(path) for name, path in runs.items()}) for word in more]
     assert main(["evaluate", str(runs[run]), "--data", str(card_path), *more]) == 1
@@ -218,6 +229,17 @@ def test_a_pair_that_nobody_labelled(runs, card_path, tmp_path):
     change = {"image_labels": ImageLabels(format="csv", path=str(table))}
     with pytest.raises(DataError, match=r"pair '.*' of split 'test' has no labels to measure against"):
         measure(open_subject(runs["classify"]), card.model_copy(update=change).at(card.path), "test")
+
+
+@pytest.mark.parametrize(("run", "without"), [("classify", None), ("classify", ["thermal"]), ("rgb", None)])
+def test_a_pair_that_a_row_leaves_nothing_of(run, without, runs, card_path, monkeypatch):
+    card, whole = DatasetCard.load(card_path), DatasetCard.samples
+    monkeypatch.setattr(module, "load_pair", None)
+    monkeypatch.setattr(
+        DatasetCard, "samples", lambda self, split: [replace(s, sensors=("thermal",)) for s in whole(self, split)]
+    )
+    with pytest.raises(DataError, match=r"pair '.*' of split 'test' has only thermal, .* measured with rgb alone"):
+        measure(open_subject(runs[run]), card, "test", without)
 
 
 @pytest.mark.parametrize("text", ["", "0", "-2", "nan", "four", "1,,2"])

@@ -4,13 +4,10 @@ import numpy as np
 import pytest
 
 from data.augment.degrade import DEGRADATIONS
-from data.errors import DataError
 from data.prepare import RGB_PADDING, InputSpec, Preparer
 from data.rig import Rig
-from data.sample import Sample
 from data.thermal import ThermalSpec
-from pipelines import robustness
-from pipelines.robustness import choose, content_size, fitting, mean
+from pipelines.robustness import choose, fitting, mean
 
 COUNTS = ThermalSpec(unit="counts16")
 PLAIN = InputSpec(rgb_size=(48, 64), thermal_size=(24, 32), thermal=COUNTS)
@@ -25,14 +22,14 @@ def prepared(inputs, rgb_size, thermal_size):
     return Preparer(inputs, Rig())(rgb, thermal)
 
 
-def changes(inputs, content, pair, **asked):
+def changes(inputs, pair, **asked):
     condition = choose("model", BOTH, without=(), **asked)[-1]
-    return [change(pair, "pair 1", inputs, content) for change in condition.changes]
+    return [change(pair, "pair 1", inputs) for change in condition.changes]
 
 
 def test_thermal_moves_by_pixels_of_rgb_and_leaves_invalid_behind():
     pair = prepared(PLAIN, (48, 64), (24, 32))
-    right, left, down, up = changes(PLAIN, (48, 64), pair, shift=[4])  # two pixels of a thermal of half the size
+    right, left, down, up = changes(PLAIN, pair, shift=[4])  # two pixels of a thermal of half the size
     np.testing.assert_array_equal(right.thermal[:, 2:], pair.thermal[:, :-2])
     np.testing.assert_array_equal(left.thermal[:, :-2], pair.thermal[:, 2:])
     np.testing.assert_array_equal(down.thermal[2:], pair.thermal[:-2])
@@ -45,7 +42,7 @@ def test_thermal_moves_by_pixels_of_rgb_and_leaves_invalid_behind():
 def test_a_part_of_a_pixel_never_mixes_in_what_is_invalid():
     pair = prepared(PLAIN, (48, 64), (24, 32))
     pair.thermal[10, 10] = COUNTS.invalid
-    moved = changes(PLAIN, (48, 64), pair, shift=[1])[0].thermal
+    moved = changes(PLAIN, pair, shift=[1])[0].thermal
     assert (moved[10, 10:12] == 0).all() and (moved[:, 0] == 0).all()
     valid = moved[moved > 0]
     assert valid.min() >= 21000 and len(valid) == moved.size - 24 - 2
@@ -54,7 +51,7 @@ def test_a_part_of_a_pixel_never_mixes_in_what_is_invalid():
 def test_on_a_canvas_the_padding_stays_and_pixels_are_those_of_the_delivered_frame():
     pair = prepared(CANVAS, (96, 96), (96, 96))
     assert pair.scale == pytest.approx(2 / 3)
-    right = changes(CANVAS, (64, 64), pair, shift=[6])[0]
+    right = changes(CANVAS, pair, shift=[6])[0]
     np.testing.assert_array_equal(right.thermal[:, 4:64], pair.thermal[:, :60])
     assert (right.thermal[:, 64:] == COUNTS.invalid).all()
 
@@ -62,7 +59,7 @@ def test_on_a_canvas_the_padding_stays_and_pixels_are_those_of_the_delivered_fra
 @pytest.mark.parametrize("name", list(DEGRADATIONS))
 def test_worse_in_its_own_sensor_within_the_picture_and_the_same_again(name):
     pair = prepared(CANVAS, (96, 96), (96, 96))
-    once, again = (changes(CANVAS, (64, 64), pair, degrade=[name])[0] for _ in range(2))
+    once, again = (changes(CANVAS, pair, degrade=[name])[0] for _ in range(2))
     changed = DEGRADATIONS[name].sensor
     for sensor in BOTH:
         before, after = getattr(pair, sensor), getattr(once, sensor)
@@ -70,7 +67,7 @@ def test_worse_in_its_own_sensor_within_the_picture_and_the_same_again(name):
         assert after.dtype == before.dtype
         np.testing.assert_array_equal(after, getattr(again, sensor))
     assert (once.rgb[:, 64:] == RGB_PADDING).all() and (once.thermal[:, 64:] == COUNTS.invalid).all()
-    other = choose("model", BOTH, (), degrade=[name])[-1].changes[0](pair, "pair 2", CANVAS, (64, 64))
+    other = choose("model", BOTH, (), degrade=[name])[-1].changes[0](pair, "pair 2", CANVAS)
     if "noise" in name:  # others draw from few values
         assert not np.array_equal(getattr(once, changed), getattr(other, changed))
 
@@ -78,7 +75,7 @@ def test_worse_in_its_own_sensor_within_the_picture_and_the_same_again(name):
 def test_what_is_absent_is_not_made_worse():
     pair = Preparer(PLAIN, Rig())(np.full((48, 64, 3), 99, np.uint8), None)
     for name in fitting(["all"], ("thermal",)):
-        assert not changes(PLAIN, (48, 64), pair, degrade=[name])[0].thermal.any()
+        assert not changes(PLAIN, pair, degrade=[name])[0].thermal.any()
 
 
 def test_rows_in_their_order():
@@ -91,21 +88,22 @@ def test_rows_in_their_order():
     assert [one.words for one in choose("model", BOTH, ["thermal"])] == ["thermal absent"]
     assert [one.words for one in choose("model", BOTH, ["thermal"], [1])][:2] == ["", "thermal absent"]
     assert [one.words for one in choose("model", ("rgb",))] == [""]
+    twice = choose("model", BOTH, ["rgb", "rgb"], [2, 2.0], ["fog", "fog"])
+    assert [one.words for one in twice] == ["", "rgb absent", "thermal moved 2 px", "fog"]
 
 
-def test_a_pair_with_nothing_left():
-    pair = Preparer(PLAIN, Rig())(np.full((48, 64, 3), 99, np.uint8), None)
-    without_rgb = choose("model", BOTH, ["rgb"])[0].changes[0]
-    with pytest.raises(DataError, match="pair 'a' has nothing but rgb"):
-        without_rgb(pair, "a", PLAIN, (48, 64))
+@pytest.mark.parametrize("absent", [(), ("rgb",), ("thermal",)])
+def test_content_is_what_the_frame_covers(absent):
+    rgb, thermal = np.full((100, 50, 3), 99, np.uint8), np.full((100, 50), 22000, np.uint16)
+    pair = Preparer(CANVAS, Rig())(None if "rgb" in absent else rgb, None if "thermal" in absent else thermal)
+    assert pair.content == (64, 32)
+    assert prepared(PLAIN, (48, 64), (24, 32)).content == (48, 64)
 
 
-def test_content_is_what_the_frame_covers(tmp_path, monkeypatch):
-    sample = Sample("a", tmp_path / "a.png", tmp_path / "b.png", None, None)
-    monkeypatch.setattr(robustness, "read_header", lambda path: type("Header", (), {"size": (100, 50)}))
-    pair = prepared(CANVAS, (100, 50), (100, 50))
-    assert content_size(sample, CANVAS, pair) == (64, 32)
-    assert content_size(sample, PLAIN, pair) == (48, 64)
+def test_thermal_alone_on_a_canvas_moves_within_its_own_frame():
+    pair = Preparer(CANVAS, Rig())(None, np.full((96, 48), 22000, np.uint16))
+    right = changes(CANVAS, pair, shift=[3])[0]
+    assert (right.thermal[:, 2:32] == 22000).all() and (right.thermal[:, 32:] == COUNTS.invalid).all()
 
 
 def test_means():

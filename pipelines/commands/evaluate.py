@@ -60,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
     from data.card import DatasetCard
     from data.errors import DataError
     from pipelines.evaluate import measure, open_subject, table
+    from pipelines.live.lines import check_place
     from pipelines.robustness import fitting
     from pipelines.run_report import report_evaluation, report_run
     from pipelines.train import read_run
@@ -68,20 +69,25 @@ def run(args: argparse.Namespace) -> int:
     reported = (args.subject / "model").exists() and not args.without
     if reported:
         read_run(args.subject)  # what cannot be reported is said before minutes of measuring
+    if args.html:
+        check_place(args.html)
     examples = args.examples if reported or args.html else 0
-    subject = open_subject(args.subject, args.provider)
-    result = measure(subject, card, args.split, args.without, examples, args.degrade, args.shift)
-    for path in args.beside:
-        other = open_subject(path, args.provider)
+    subject, *others = (open_subject(path, args.provider) for path in (args.subject, *args.beside))
+    for other in others:
         if other.task != subject.task:
             raise DataError(
-                f"--beside {path}: it was trained to {other.task}, {args.subject} to {subject.task}, "
+                f"--beside {other.path}: it was trained to {other.task}, {args.subject} to {subject.task}, "
                 "which have no figure in common"
             )
+        other.require_fits(card)
+    result = measure(subject, card, args.split, args.without, examples, args.degrade, args.shift)
+    for other in others:
         fused = len(other.sensors) == 2
         worse, moved = fitting(args.degrade, other.sensors), args.shift if fused else ()
         rows = measure(other, card, args.split, (), 0, worse, moved).rows
-        result.rows += [replace(row, name=f"{other.name}: {row.name}") if fused else row for row in rows]
+        taken = {row.name for row in result.rows}
+        named = fused or any(row.name in taken for row in rows)
+        result.rows += [replace(row, name=f"{other.name}: {row.name}") if named else row for row in rows]
     report = report_run(args.subject, result) if reported else None
     if args.html:
         report_evaluation(args.subject, result, args.html)
