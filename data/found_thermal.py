@@ -93,22 +93,19 @@ def find_unit(
         stored: What ``find_stored`` said.
 
     Raises:
-        DataError: the unit does not go with what is stored, or a sampled frame cannot be read.
+        DataError: the unit does not go with what is stored, or half of the sampled frames cannot be read.
     """
     chosen = _unit_of(dtype, unit, stored, paths[0])
     spec = ThermalSpec.model_validate(
         {"unit": chosen, **(known or {}), **({} if stored == "unit" else {"stored": stored})}
     )
-    sampled = _spread(paths)
-    low, high, empty = _measured(sampled, spec)
+    low, high, empty, read = _measured(_spread(paths), spec, assumed)
     why = f"since the files are {dtype}"
     if stored in _HOLD:
         why = f"made of {_HOLD[stored]} (thermal_spec.stored: {stored})"
     elif unit is not None:
         why = "as you said"
-    assumed.append(
-        f"thermal unit is '{chosen}', {why}: {_MEANING[chosen]}; {len(sampled)} frames hold {low:g} … {high:g}"
-    )
+    assumed.append(f"thermal unit is '{chosen}', {why}: {_MEANING[chosen]}; {read} frames hold {low:g} … {high:g}")
     assumed.append("warmer is brighter (thermal_spec.polarity: white-hot)")
     if empty > 0.01 and not spec.marked:
         assumed.append(
@@ -135,18 +132,30 @@ def _unit_of(dtype: str, unit: str | None, stored: str, first: Path) -> str:
     return chosen
 
 
-def _measured(paths: Sequence[Path], spec: ThermalSpec) -> tuple[float, float, float]:
-    """Lowest and highest number of pixels that show something (NaN: none does), and the share that is ``invalid``."""
+def _measured(paths: Sequence[Path], spec: ThermalSpec, assumed: list[str]) -> tuple[float, float, float, int]:
+    """Of frames that can be read: lowest and highest valid number (or NaN), share of ``invalid``, and their number.
+
+    A few that are wrong must not hold up the card, with which ``rgbt data check`` names them all.
+    """
     low = high = np.nan
-    empty = 0.0
+    empty, wrong = 0.0, list[DataError]()
     for path in paths:  # one frame in memory at a time
-        frame = read_thermal(path, spec)
-        empty += float(np.mean(frame == spec.invalid)) / len(paths)
+        try:
+            frame = read_thermal(path, spec)
+        except DataError as error:
+            wrong.append(error)
+            continue
+        empty += float(np.mean(frame == spec.invalid))
         dead = spec.dead(frame)
         shown = frame if dead is None else frame[~dead]
         if shown.size:
             low, high = float(np.fmin(low, shown.min())), float(np.fmax(high, shown.max()))
-    return low, high, empty
+    if 2 * len(wrong) >= len(paths):
+        raise wrong[0]
+    if wrong:
+        assumed.append(f"! {len(wrong)} of {len(paths)} thermal frames are wrong (first: {wrong[0]})")
+    read = len(paths) - len(wrong)
+    return low, high, empty / read, read
 
 
 def find_signs(rgb: Side, thermal: Side, spec: ThermalSpec, assumed: list[str]) -> None:

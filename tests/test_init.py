@@ -112,6 +112,21 @@ def test_masks_need_names_for_their_values(tmp_path, capsys, folder):
     assert set(np.unique(PairDataset(card, samples, task="segment")[0, 0]["mask"])) == {0, 1, 2, 255}
 
 
+def test_a_few_broken_frames_do_not_hold_up_the_card_that_check_needs(tmp_path, capsys):
+    pictures(tmp_path, IDS)
+    for one in IDS[3:5]:
+        path = tmp_path / f"infrared/{one}.png"
+        path.write_bytes(path.read_bytes()[:-30])
+    out = tmp_path / "c.yaml"
+    code, said, _ = rgbt(capsys, tmp_path, "--out", out)
+    assert code == 0 and "infrared/003.png: the file is truncated or damaged" in said
+    errors = check_card(DatasetCard.load(out), align=0).errors
+    assert [f"infrared/{one}.png" in error for one, error in zip(IDS[3:5], errors, strict=True)] == [True, True]
+    for one in IDS[5:]:
+        (tmp_path / f"infrared/{one}.png").write_bytes((tmp_path / "infrared/003.png").read_bytes())
+    assert "is truncated or damaged" in fails(capsys, tmp_path, "--out", tmp_path / "d.yaml")
+
+
 def test_masks_of_equal_channels_are_indices_and_colours_are_asked_for(tmp_path, capsys):
     pictures(tmp_path, IDS)
     (tmp_path / "masks").mkdir()
