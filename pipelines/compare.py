@@ -5,10 +5,11 @@ from collections.abc import Iterable, Sequence
 
 from data.yaml_file import atomic
 from pipelines.compare_cells import Train
+from pipelines.compare_effort import duration
 from pipelines.compare_jobs import run_cells
 from pipelines.compare_plan import plan
 from pipelines.compare_request import Request
-from pipelines.compare_result import Comparison, Line, against, change_without, duration, summarise
+from pipelines.compare_result import Comparison, Line, against, change_without, summarise
 from pipelines.figures import called
 from pipelines.report.comparison import write_comparison
 from pipelines.train import train as train_for_real

@@ -1,4 +1,4 @@
-"""What finished cells of rgbt compare say: figures with intervals, differences, what it cost, what selected what."""
+"""What finished cells of rgbt compare say: figures with intervals, differences, and what to know beside them."""
 
 import shlex
 import sys
@@ -15,8 +15,8 @@ from fusion.bootstrap import compare as estimate_all
 from fusion.bootstrap import load as load_records
 from fusion.heads import HEADS
 from pipelines.compare_cells import Cell
+from pipelines.compare_effort import Effort, effort_of, watchers
 from pipelines.compare_request import Request
-from pipelines.recipe_file import TrainRecipe
 
 DRAWS = 2000
 FEW = 20
@@ -24,37 +24,6 @@ FEW = 20
 _NO_FIGURES = ("absent", "records")
 """What a measured row holds beside the task's figures."""
 Verdict = Literal["better", "worse"]
-
-
-@dataclass(frozen=True)
-class Pretraining:
-    """A stage that learns without labels."""
-
-    stage: str
-    objective: str
-    epochs: int
-    pictures: int
-
-
-@dataclass(frozen=True)
-class Effort:
-    """What a recipe cost, and which pictures chose what; means over the seeds."""
-
-    name: str
-    about: str
-    sensors: tuple[str, ...]
-    selection: str
-    """In words: which epoch was handed on, and what watched the training."""
-    labelled_steps: float
-    """Optimiser steps on labelled pairs."""
-    pretraining: tuple[Pretraining, ...]
-    seconds: float
-    """Of training, stages that were taken from another run included."""
-    shared_seconds: float
-    """How many of them another run spent."""
-    parameters: int
-    runs: tuple[str, ...]
-    """Folders, in the order of the seeds."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +95,7 @@ def summarise(request: Request, cells: Sequence[Cell]) -> Comparison:
     for cell in cells:
         by_name.setdefault(cell.name, []).append(cell)
     setting = cells[0].setting
-    efforts = tuple(_effort(mine, request) for mine in by_name.values())
+    efforts = tuple(effort_of(mine, request.out) for mine in by_name.values())
     metric, _ = HEADS[setting.task].criterion
     return Comparison(
         card=str(setting.source.path),
@@ -203,69 +172,6 @@ def _verdict(estimate: Estimate) -> Verdict | None:
     return "better" if estimate.difference.low > 0 else "worse"
 
 
-def _effort(cells: Sequence[Cell], request: Request) -> Effort:
-    first = cells[0]
-    spent = [_spent(cell) for cell in cells]
-    steps, seconds, shared = (sum(values) / len(cells) for values in zip(*spent, strict=True))
-    return Effort(
-        name=first.name,
-        about=first.recipe.about,
-        sensors=first.recipe.model.sensors,
-        selection=_selection(first),
-        labelled_steps=steps,
-        pretraining=tuple(_pretraining(first)),
-        seconds=seconds,
-        shared_seconds=shared,
-        parameters=first.measured()["parameters"],
-        runs=tuple(str(cell.folder.relative_to(request.out)) for cell in cells),
-    )
-
-
-def _epochs(cell: Cell) -> dict[str, int]:
-    """Stage → epochs that were trained, those that were thrown away included."""
-    done: dict[str, set[int]] = {work.stage: set() for work in cell.work}
-    for row in cell.history():
-        if row["epoch"]:
-            done[row["stage"]].add(row["epoch"])
-    return {stage: len(epochs) for stage, epochs in done.items()}
-
-
-def _spent(cell: Cell) -> tuple[float, float, float]:
-    """Labelled optimiser steps, seconds of training, and how many of these another run spent."""
-    epochs = _epochs(cell)
-    steps = sum(work.steps * epochs[work.stage] for work in cell.work if work.labelled)
-    foreign = {cell.work[index].stage for index in cell.store.shared()}
-    seconds = {True: 0.0, False: 0.0}
-    for row in cell.history():
-        seconds[row["stage"] in foreign] += row.get("seconds", 0.0)
-    return steps, sum(seconds.values()), seconds[True]
-
-
-def _pretraining(cell: Cell) -> list[Pretraining]:
-    epochs = _epochs(cell)
-    return [Pretraining(w.stage, w.objective, epochs[w.stage], w.pictures) for w in cell.work if not w.labelled]
-
-
-def _selection(cell: Cell) -> str:
-    """Which pictures chose what."""
-    recipe, validation = cell.recipe, cell.setting.validation
-    epoch = "the last epoch of each stage" if recipe.select == "last" else f"each stage's best epoch on {validation}"
-    if any(recipe.ema_of(stage) for stage in recipe.stages):
-        epoch += ", as a moving average of the weights"
-    used = " and ".join(_watchers(recipe))
-    return f"{epoch}; {used} on {validation}" if used else epoch
-
-
-def _watchers(recipe: TrainRecipe) -> list[str]:
-    """What acts while training on what the validation pictures say."""
-    watchers = {
-        "the guard": any(stage.guard for stage in recipe.stages),
-        "early stop": any(stage.early_stop for stage in recipe.stages),
-        "auto unfreezing": any(stage.unfreeze and stage.unfreeze.auto for stage in recipe.stages),
-    }
-    return [name for name, there in watchers.items() if there]
-
-
 def _warnings(efforts: Sequence[Effort], cells: Sequence[Cell], request: Request) -> list[str]:
     """What the reader is to be told beside the table; ``cells`` has one of each recipe."""
     found, setting = [], cells[0].setting
@@ -275,7 +181,7 @@ def _warnings(efforts: Sequence[Effort], cells: Sequence[Cell], request: Request
         found.append(f"the recipes differ in labelled optimiser steps ({listed}): more training may be all that helped")
     if request.seeds == 1:
         found.append("one seed: the intervals speak of the pictures alone, another seed may answer differently")
-    steered = [cell.name for cell in cells if cell.recipe.select == "best" or _watchers(cell.recipe)]
+    steered = [cell.name for cell in cells if cell.recipe.select == "best" or watchers(cell.recipe)]
     if steered and setting.validated < FEW:
         found.append(
             f"what selects or guards in {', '.join(steered)} is {setting.validation}; with fewer than {FEW} pictures "
@@ -299,9 +205,3 @@ def against(line: Line) -> str:
 def change_without(line: Line, sensor: str) -> str:
     """What a sensor's absence does to the main figure, on the row of the whole recipe."""
     return f"{line.without[sensor].mean:+.3f}" if sensor in line.without else ""
-
-
-def duration(effort: Effort) -> str:
-    """Training time; a star marks that stages of another run are in it."""
-    star = "*" if effort.shared_seconds else ""
-    return f"{effort.seconds:.0f} s{star}" if effort.seconds < 600 else f"{effort.seconds / 60:.0f} min{star}"

@@ -8,7 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from data.yaml_file import atomic
-from pipelines.compare_result import Comparison, Effort, Line, against, change_without, duration
+from pipelines.compare_effort import Effort, duration
+from pipelines.compare_result import Comparison, Line, against, change_without
 from pipelines.figures import BELOW, called
 from pipelines.report.shell import Section, head, html_page, html_table, name_cell
 from pipelines.report.stages import role_of
