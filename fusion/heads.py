@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from fusion.bootstrap import resampled as resampled
 from fusion.classify import ClassifyHead
 from fusion.detect import DetectHead
 from fusion.head_contract import Head, Metric

@@ -3,6 +3,7 @@
 import base64
 import itertools
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import cv2
@@ -231,6 +232,15 @@ def test_verdict_tells_gain_and_loss(evaluation):
     assert "equal to the best single sensor" in verdict(evaluation)
     del evaluation.rows[1:]
     assert verdict(evaluation) == "fused: AP50 0.806 on 1,234 pairs of the test split."
+
+
+def test_verdict_names_the_worst_disturbance_of_the_first_model_alone(evaluation):
+    both = ("rgb", "thermal")
+    evaluation.rows[1:1] = [replace(row("fused, night", both, 0.7, 0.7), kind="degraded")]
+    evaluation.rows.append(replace(row("thermal only, drift", ("thermal",), 0.1, 0.1), kind="degraded"))
+    assert verdict(evaluation).endswith("Of the disturbances, the worst is “fused, night”: -0.106.")
+    evaluation.rows[1] = replace(evaluation.rows[0], name="fused, night", kind="degraded")
+    assert verdict(evaluation).endswith("None of the disturbances costs anything.")
 
 
 def test_training_for_wide_and_narrow_screens(parsed):

@@ -33,11 +33,9 @@ def verdict(evaluation: Evaluation) -> str:
 
 def _worst(evaluation: Evaluation) -> str:
     """What costs the first model most, of what its pictures were made worse by."""
-    costs = [
-        (change, row)
-        for row, change in zip(evaluation.rows, evaluation.changes(), strict=True)
-        if row.kind in ("shift", "degraded") and change is not None
-    ]
+    rows = list(zip(evaluation.rows, evaluation.changes(), strict=True))
+    end = next((place for place, (row, _) in enumerate(rows) if place and row.kind == "whole"), len(rows))
+    costs = [(change, row) for row, change in rows[:end] if row.kind in ("shift", "degraded") and change is not None]
     if not costs:
         return ""
     change, row = min(costs, key=lambda pair: pair[0])
