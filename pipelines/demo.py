@@ -74,13 +74,19 @@ class DemoResult:
     seconds: float
 
     def as_json(self) -> dict[str, Any]:
-        """The keys that a program reads: each figure as ``metric.row``, the task's main figure first."""
+        """The keys that a program reads: each figure as ``metric.row``, the task's main figure first.
+
+        ``parity_max_abs`` is of scores, confidence or probabilities; beside it ``parity_boxes_px``, or of a class map
+        ``parity_class_map_differs``, a share of the pixels.
+        """
         rows = dict(zip(_ROWS, self.evaluation.rows, strict=True))
-        score, *others = self.parity.figures.items()
+        figures = self.parity.figures
+        most = next(name for name in figures if name.endswith("_max_abs"))  # of scores, confidence or probabilities
         return {
             "task": self.evaluation.task,
             **{f"{name}.{row}": rows[row].metrics[name] for name in self.evaluation.metrics for row in _ROWS},
-            "parity_max_abs": score[1], **{f"parity_{_PARITY.get(name, name)}": value for name, value in others},
+            "parity_max_abs": figures[most],
+            **{f"parity_{_PARITY.get(name, name)}": value for name, value in figures.items() if name != most},
             "live_fps": self.live_fps, "model_fps": self.model_fps,
             "report": str(self.report), "bundle": str(self.bundle), "video": str(self.video),
             "seconds": self.seconds,

@@ -140,6 +140,7 @@ def test_the_demo_of_each_task_from_nothing_to_live(task, metric, tmp_path, caps
     rows = ["fused", "fused_without_rgb", "fused_without_thermal", "rgb_only", "thermal_only"]
     assert all(0 <= result[f"{metric}.{row}"] <= 1 for row in rows)
     assert result["task"] == task and result["parity_max_abs"] <= 1e-4
+    assert {key for key in result if key.startswith("parity_")} == {"parity_max_abs", *PARITY[task]}
     assert result["live_fps"] > 0 and result["model_fps"] > 0
     for key in ("report", "bundle", "video"):
         assert Path(result[key]).exists()
@@ -152,6 +153,7 @@ def test_the_demo_of_each_task_from_nothing_to_live(task, metric, tmp_path, caps
         _go_on(call, capsys)
 
 
+PARITY = {"detect": {"parity_boxes_px"}, "segment": {"parity_class_map_differs"}, "classify": set()}
 OUTPUTS = {"detect": {"boxes"}, "segment": {"class_map", "confidence"}, "classify": {"probabilities"}}
 SAYS = {"detect": {"boxes"}, "segment": {"classes"}, "classify": {"class", "probability", "probabilities"}}
 
