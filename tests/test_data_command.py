@@ -184,7 +184,7 @@ def test_init_replaces_a_card_only_when_told(folder, capsys):
         ("thermal/train_00001.png", lambda raw: raw[: len(raw) // 2], "truncated"),
         ("thermal/train_00001.png", np.full((30, 40), 900, np.uint16), "but the card says thermal_size: [48, 80]"),
         ("thermal/train_00001.png", np.zeros((48, 80), np.uint8), "unit 'counts16' means one channel of uint16"),
-        ("boxes.json", lambda raw: raw.replace(b'"bbox": [', b'"bbox": [-50, 0, 20, 9], "was": [', 1), "lies outside its"),
+        ("boxes.json", lambda raw: raw.replace(b'"bbox": [', b'"bbox": [-50, 0, 20, 9], "was": [', 1), "lies outside"),
         ("boxes.json", lambda raw: raw.replace(b'"cone"', b'"corn"'), "class 'corn' is not among"),
         ("boxes.json", lambda raw: raw.replace(b'"split": "val"', b'"split": "valid"'), "split 'val' is empty"),
         ("card.yaml", lambda raw: raw.replace(b"thermal_spec", b"thermal_spek"), "unknown key 'thermal_spek'"),

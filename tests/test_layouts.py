@@ -281,6 +281,8 @@ def test_official_parts_of_a_split_are_no_error_to_check(tmp_path, capsys):
     card, _ = built(tmp_path, "mfnet")
     assert main(["data", "check", str(card.path), "--json"]) == 0, capsys.readouterr().err
     pixels = {split: counts["pixels"] for split, counts in json.loads(capsys.readouterr().out)["splits"].items()}
+    assert main(["data", "check", str(card.path)]) == 0
+    assert re.search(r"test_night: 1 pairs, 1 labelled: background [\d.]+%, .*person [\d.]+%", capsys.readouterr().out)
     assert 0 < pixels["test_night"]["person"] < pixels["test"]["person"]
     (tmp_path / "card.val.txt").write_text("00004D\n")
     assert main(["data", "check", str(card.path)]) == 1

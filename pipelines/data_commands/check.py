@@ -71,6 +71,9 @@ def _print_summary(name: str, unit: str, report: "Report") -> None:
             ", ".join(f"{label} {count}" for label, count in counts.get(kind, {}).items() if count)
             for kind in ("boxes", "pictures")
         ]
+        pixels = counts.get("pixels", {})
+        every = max(1, sum(pixels.values()))
+        told.append(", ".join(f"{label} {count / every:.1%}" for label, count in pixels.items() if count))
         labels = "; ".join(filter(None, told))
         print(f"  {split}: {counts['pairs']} pairs, {counts['labelled']} labelled{f': {labels}' if labels else ''}")
     if report.thermal_range and report.thermal_span:
