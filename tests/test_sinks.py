@@ -405,6 +405,14 @@ def test_a_table_has_one_header_and_a_row_for_each_object(tmp_path):
     assert lines[3] == f"2,{84 * MS},car,0.25,1.0,2.0,3.0,4.5"
 
 
+def test_a_table_of_a_run_that_found_nothing_has_its_header(tmp_path):
+    sink = CsvSink(tmp_path / "out.csv", CLASSES)
+    for index in range(2):
+        sink.write(pair(index), prepare(pair(index)), answer(index, []))
+    sink.close()
+    assert (tmp_path / "out.csv").read_text() == "index,time_ns,class,score,x1,y1,x2,y2\n"
+
+
 @pytest.mark.parametrize("inputs", [INPUTS, CANVAS])
 def test_a_class_map_tints_both_sensors_at_its_place_and_leaves_the_background(inputs):
     shown = Pair(

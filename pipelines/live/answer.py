@@ -40,14 +40,14 @@ class BoxAnswer:
             ]
         }
 
-    def rows(self, classes: Sequence[str]) -> list[dict[str, Any]]:
+    @staticmethod
+    def columns(classes: Sequence[str]) -> list[str]:
+        """Of a table."""
+        return ["class", "score", "x1", "y1", "x2", "y2"]
+
+    def rows(self, classes: Sequence[str]) -> list[list[Any]]:
         """A row for each object."""
-        return [
-            dict(
-                zip(("class", "score", "x1", "y1", "x2", "y2"), (box["class"], box["score"], *box["box"]), strict=True)
-            )
-            for box in self.as_json(classes)["boxes"]
-        ]
+        return [[box["class"], box["score"], *box["box"]] for box in self.as_json(classes)["boxes"]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +95,15 @@ class MapAnswer:
             }
         return told
 
-    def rows(self, classes: Sequence[str]) -> list[dict[str, Any]]:
+    @staticmethod
+    def columns(classes: Sequence[str]) -> list[str]:
+        """Of a table."""
+        return ["class", "share", "confidence"]
+
+    def rows(self, classes: Sequence[str]) -> list[list[Any]]:
         """A row for each class that is there, the background included."""
-        return [{"class": name, **figures} for name, figures in self.as_json(classes)["classes"].items()]
+        told = self.as_json(classes)["classes"]
+        return [[name, figures["share"], figures["confidence"]] for name, figures in told.items()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,11 +130,15 @@ class LabelAnswer:
         named = dict(zip(classes, values, strict=True))
         return {"class": classes[best], "probability": values[best], "probabilities": named}
 
-    def rows(self, classes: Sequence[str]) -> list[dict[str, Any]]:
-        """One row, with a column for each class."""
+    @staticmethod
+    def columns(classes: Sequence[str]) -> list[str]:
+        """Of a table; one for each class."""
+        return ["class", "probability", *(f"probability of {name}" for name in classes)]
+
+    def rows(self, classes: Sequence[str]) -> list[list[Any]]:
+        """One row."""
         told = self.as_json(classes)
-        named = {f"probability of {name}": value for name, value in told["probabilities"].items()}
-        return [{"class": told["class"], "probability": told["probability"], **named}]
+        return [[told["class"], told["probability"], *told["probabilities"].values()]]
 
 
 Answer = BoxAnswer | MapAnswer | LabelAnswer

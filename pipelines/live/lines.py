@@ -81,7 +81,7 @@ class JsonLinesSink:
 
 
 class CsvSink:
-    """A table with a header: index, time_ns, and what the answer is.
+    """A table with a header, also where nothing was found: index, time_ns, and what the answer is.
 
     - detect: a row for each object: class, score, x1, y1, x2, y2; a pair without any has none;
     - segment: a row for each class that is there: class, share, confidence;
@@ -95,14 +95,11 @@ class CsvSink:
 
     def write(self, pair: Pair, prepared: Prepared, answer: Answer) -> None:
         """Append the rows of one answer."""
-        rows = answer.rows(self._classes)
-        if not rows:
-            return
         text = io.StringIO()
-        writer = csv.DictWriter(text, ["index", "time_ns", *rows[0]], lineterminator="\n")
+        writer = csv.writer(text, lineterminator="\n")
         if not self._has_header:
-            writer.writeheader()
-        writer.writerows({"index": answer.index, "time_ns": pair.time_ns, **row} for row in rows)
+            writer.writerow(["index", "time_ns", *answer.columns(self._classes)])
+        writer.writerows([answer.index, pair.time_ns, *row] for row in answer.rows(self._classes))
         self._lines.append(text.getvalue(), answer.index)
         self._has_header = True
 
