@@ -1,5 +1,6 @@
 """The parts of a dataset card: where boxes, masks and classes of pictures lie, and what makes a split."""
 
+from collections import Counter
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
@@ -135,4 +136,6 @@ class Split(_Part):
     def _exactly_one(self) -> Self:
         if sum(value is not None for value in (self.file, self.ids, self.coco)) != 1:
             raise ValueError("a split is given by exactly one of file, ids, coco")
+        if self.ids is not None and len(set(self.ids)) < len(self.ids):
+            raise ValueError(f"the id '{Counter(self.ids).most_common(1)[0][0]:.60}' is listed twice")
         return self

@@ -167,6 +167,7 @@ def test_inputs_follow_the_rig_and_the_canvas(folder):
         ("thermal_size: [20, 30]", "masks: null", "frames of varying size need a canvas"),
         ("classes: [person, car]", "classes: [car, car]", "a class is listed twice"),
         ("labels: {format", "labels: {fromat", r"card\.yaml:8: unknown key 'labels.fromat'; did you mean 'format'"),
+        ("train: {coco: train}", "train: {ids: [b, a, c, a]}", "the id 'a' is listed twice"),
         ("train: {coco: train}", "train: {coco: train, ids: []}", "exactly one of file, ids, coco"),
         ("unit: counts16", "unit: kelvin", r"card\.yaml:9: thermal_spec.unit"),
         ("[a/1]}", "[a/1], sensors: [thermal]}", r"splits\.few\.sensors: .* begins with 'unlabelled' may lack one"),

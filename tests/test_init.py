@@ -192,6 +192,9 @@ def test_a_table_of_classes(tmp_path, capsys):
     assert rgbt(capsys, tmp_path, "--out", out)[0] == 0
     card, samples = load(out, "classify")
     assert card.image_classes == ("dry", "wet") and [sample.image_label for sample in samples[:5]] == [1, 1, 1, 1, 0]
+    text(tmp_path / "labels.csv", "file_name,label\n" + "".join(f"{one}.png,wet\n" for one in IDS))
+    assert rgbt(capsys, tmp_path, "--out", out, "--force")[0] == 0
+    assert [sample.image_label for sample in load(out, "classify")[1]] == [0] * 20
     text(tmp_path / "labels.csv", "image,time\n000,1\n")
     assert "expected one of ids and one of classes" in fails(capsys, tmp_path, "--out", out, "--force")
 

@@ -325,6 +325,7 @@ def test_classes_from_a_table(tmp_path):
     [
         ("pair,state\ndry/1,ice\n", r"states\.csv:2: class 'ice' is not among the card's image_classes \(wet, dry\)"),
         ("pair,state\ndry/1,dry\ndry/1,wet\n", r"states\.csv:3: a second row for the pair 'dry/1'"),
+        ("pair,state\ndry/1,dry\ndry/1.png,wet\n", r"states\.csv:3: a second row for the pair 'dry/1'"),
         ("pair,state\ndry/1\n", r"states\.csv:2: 1 columns, the header has 2"),
         ("pair,kind\ndry/1,dry\n", r"states\.csv:1: no columns are called 'state' .*; there is pair, kind"),
         ("", r"states\.csv:1: no columns are called 'pair' .*; there is none"),

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from data.card_fields import ImageLabels
+from data.encoded import SUFFIXES
 from data.errors import DataError
 from data.ids import safe_id
 from data.text_file import read_text
@@ -60,6 +61,8 @@ def read_rows(path: Path) -> tuple[list[str], list[tuple[str, list[str]]]]:
 def classes_by_id(rows: Iterable[tuple[str, list[str]]], one: int, label: int) -> dict[str, tuple[str, str]]:
     """Id → name of its class, and the file and line that say so.
 
+    A pair may also be named by a picture's file, with its suffix: ``dry/0001.png`` stands for ``dry/0001`` too.
+
     Args:
         rows: Of ``read_rows``.
         one: Number of the column of ids.
@@ -75,6 +78,11 @@ def classes_by_id(rows: Iterable[tuple[str, list[str]]], one: int, label: int) -
         if not row[label]:
             raise DataError(f"{where}: no class for the pair '{row[one]}'; leave out the rows of pairs without one")
         found[row[one]] = row[label], where
+    for name in [name for name in found if PurePosixPath(name).suffix.lower() in SUFFIXES]:
+        bare = name.removesuffix(PurePosixPath(name).suffix)
+        if bare in found:
+            raise DataError(f"{found[name][1]}: a second row for the pair '{bare}'")
+        found[bare] = found[name]
     return found
 
 
