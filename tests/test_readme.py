@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from data.augment.degrade import DEGRADATIONS
+from fusion.heads import HEADS
 from pipelines.cli import _parser
 from pipelines.recipe_file import load_recipe, shipped
+from pipelines.robustness import choose
 from pipelines.train import stage_table
 
 ROOT = Path(__file__).parents[1]
@@ -22,11 +25,35 @@ def test_the_readme_shows_the_journeys():
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_of_the_readme_is_one(command):
+    arguments = parsed(command)
+    assert callable(arguments.run)
+    if getattr(arguments, "recipe", None):
+        assert arguments.recipe in shipped()
+
+
+def parsed(command):
     arguments = shlex.split(command, comments=True)[1:]
-    parsed = _parser(arguments).parse_args(arguments)
-    assert callable(parsed.run)
-    if getattr(parsed, "recipe", None):
-        assert parsed.recipe in shipped()
+    return _parser(arguments).parse_args(arguments)
+
+
+def test_the_readme_shows_every_task_and_its_heads_can_be_asked_for():
+    trained = [parsed(command) for command in COMMANDS if command.startswith("rgbt train")]
+    kinds = {load_recipe(one.recipe, one.set).model.head.kind for one in trained if one.recipe == "staged"}
+    assert kinds == {"detect", "segment"} and "`classify`" in README
+    for task in HEADS:
+        assert load_recipe("staged", [f"model.head.kind={task}"]).model.head.kind == task
+    (demo,) = [parsed(command) for command in COMMANDS if command.startswith("rgbt demo")]
+    assert demo.task == "segment"
+
+
+def test_the_readme_says_how_to_measure_what_is_left_when_something_is_wrong():
+    (asked,) = [one for command in COMMANDS if (one := parsed(command)) and getattr(one, "degrade", None)]
+    whole, *rows = choose("first", ("rgb", "thermal"), asked.without, asked.shift, asked.degrade)
+    assert whole.kind == "whole" and asked.html.name.endswith(".html")
+    kinds = [row.kind for row in rows]
+    assert kinds == ["absent"] * 2 + ["shift"] * 3 + ["degraded"] * len(DEGRADATIONS)
+    assert all(len(row.changes) == 4 for row in rows if row.kind == "shift")
+    assert {"night", "glare", "fog", "dead_pixels"} <= DEGRADATIONS.keys()
 
 
 def test_the_recipe_of_the_readme_is_sound(tmp_path):
