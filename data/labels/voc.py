@@ -1,4 +1,4 @@
-"""Pascal VOC: an XML file for each picture, boxes as xmin, ymin, xmax, ymax in pixels."""
+"""Pascal VOC: an XML file for each picture, boxes as xmin, ymin, xmax, ymax in pixels (KAIST: x, y, w, h)."""
 
 from xml.etree.ElementTree import Element
 
@@ -7,6 +7,8 @@ from data.labels.source import Boxed, BoxSource, boxed, clip_box
 from data.labels.xml_file import read_xml
 
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
+_CORNER_AND_SIZE = ("x", "y", "w", "h")
+"""What KAIST's files have in their place."""
 
 
 def read_voc(source: BoxSource, one: str) -> Boxed | None:
@@ -45,6 +47,9 @@ def _size(root: Element, where: str) -> tuple[int, int] | None:
 
 
 def _box(thing: Element, where: str) -> tuple[float, float, float, float]:
+    if thing.find("bndbox/xmin") is None and thing.find("bndbox/w") is not None:
+        x, y, width, height = (_number(thing, f"bndbox/{side}", where) for side in _CORNER_AND_SIZE)
+        return x, y, x + width, y + height
     x1, y1, x2, y2 = (_number(thing, f"bndbox/{side}", where) for side in _SIDES)
     return x1, y1, x2, y2
 
