@@ -105,6 +105,11 @@ class DatasetCard(BaseModel):
             wrong = {name for name in self.labels.names.values() if name is not None} - set(self.classes)
             if wrong:
                 raise ValueError(f"labels.names: '{min(wrong)}' is not among the classes ({', '.join(self.classes)})")
+        if self.masks is not None and (reserved := {*self.classes} & {"background", "ignore"}):
+            raise ValueError(
+                f"classes: '{min(reserved)}' is no class of a mask; leave it out: index 0 is the background, the first "
+                "class has index 1 (masks.zero and masks.ignore say where it is otherwise)"
+            )
         if self.masks is not None and self.masks.palette is not None:
             wrong = self.masks.palette.keys() - {*self.classes, "background", "ignore"}
             if wrong:

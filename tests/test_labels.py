@@ -350,6 +350,10 @@ def test_a_wrong_table_is_one_line(tmp_path, table, text):
             ["image_classes: [dry]", "image_labels: {format: csv}"],
             r"card\.yaml:8: image_labels: format csv needs a path",
         ),
+        (
+            ["classes: [background, a]", "masks: 'm/{id}.png'"],
+            r"classes: 'background' is no class of a mask; leave it out",
+        ),
         (["classes: [a]", "masks: {path: 'm/{id}.png', palette: {b: [0, 0, 0]}}"], r"masks\.palette: 'b' is none of"),
         (["classes: [a]", "masks: {path: 'm/{id}.png', palette: {a: [0, 0, 256]}}"], r"masks\.palette\.a\.2"),
         (["classes: [a]", "masks: {path: '../{id}.png'}"], r"masks\.path: expected a path that does not climb out"),
