@@ -16,7 +16,9 @@ from data.prepare import Preparer
 from export.bundle import read_bundle
 from export.errors import ExportError
 from export.session import Session
+from fusion.heads import HEADS
 from pipelines.cli import main
+from pipelines.commands import demo as demo_command
 from pipelines.demo import JOURNEYS
 
 SMALL = [
@@ -127,6 +129,10 @@ def _few_pairs(monkeypatch):
     monkeypatch.setattr("pipelines.demo.JOURNEYS", short)
     monkeypatch.setattr("pipelines.demo.VIDEO_SECONDS", 1.0)
     monkeypatch.setattr("pipelines.demo._BENCH_SECONDS", 0.1)
+
+
+def test_the_command_line_knows_every_demo():
+    assert demo_command._FOLDERS.keys() == JOURNEYS.keys() == HEADS.keys()
 
 
 @pytest.mark.usefixtures("_few_pairs")

@@ -6,9 +6,11 @@ import torch
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassJaccardIndex
 
+from data import card_fields
 from fusion.errors import FusionError
 from fusion.normalise import Letterbox
-from fusion.segment import IGNORE, SegmentHead, SegmentMetric
+from fusion.segment import BACKGROUND, IGNORE, SegmentHead, SegmentMetric
+from pipelines.live import answer as live_answer
 
 CHANNELS, STRIDES = [8, 8, 16, 16], (4, 8, 16, 32)
 SIZE = (64, 96)
@@ -108,6 +110,10 @@ def test_the_truth_has_a_smaller_loss_than_a_shifted_one():
     good = loss_of(head(), scores_of(mask), mask)["loss"]
     bad = loss_of(head(), scores_of(mask.roll(8, 2)), mask)["loss"]
     assert good < 0.3 * bad
+
+
+def test_rooms_that_do_not_import_each_other_mean_the_same():
+    assert card_fields.IGNORE == IGNORE and live_answer.BACKGROUND == BACKGROUND
 
 
 def test_a_mask_has_no_room_for_more_classes_than_its_pixels_can_say():
