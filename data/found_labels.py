@@ -49,6 +49,8 @@ class FoundLabels:
     """Of the card, as plain YAML content."""
     split_of: dict[str, str | None] = field(default_factory=dict)
     """Labelled id → the split that its label names."""
+    elsewhere: int = 0
+    """Labelled images that are none of the pairs."""
 
 
 def find_labels(
@@ -99,10 +101,11 @@ def _coco(
     assumed.append(f"labels are boxes in RGB pixels: {boxes} on {len(labelled)} pairs; {without} pairs have none")
     if clipped := [line for image in labelled.values() for line in image.clipped]:
         assumed.append(f"! {len(clipped)} boxes leave their pictures and are clipped to them (first: {clipped[0]})")
-    if len(images) > len(labelled):
-        assumed.append(f"! {len(images) - len(labelled)} labelled images have no pair of pictures and are left out")
+    elsewhere = len(images) - len(labelled)
+    if elsewhere:
+        assumed.append(f"! {elsewhere} labelled images have no pair of pictures and are left out")
     fields = {"classes": tuple(classes), "labels": {"format": "coco", "path": inside(path)}}
-    return FoundLabels(fields, {one: image.split for one, image in labelled.items()})
+    return FoundLabels(fields, {one: image.split for one, image in labelled.items()}, elsewhere)
 
 
 def _table(

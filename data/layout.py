@@ -11,8 +11,9 @@ import numpy as np
 from data.card import DatasetCard, Split, read_ids
 from data.errors import DataError
 from data.folders import Side, find_pairs, find_sizes
-from data.found_labels import Pairs, find_labels
+from data.found_labels import FoundLabels, Pairs, find_labels
 from data.found_thermal import find_signs, find_stored, find_unit
+from data.ids import safe_id
 from data.yaml_file import atomic, dump_model, validate
 
 SHARES = {"train": 0.70, "val": 0.15, "test": 0.15}
@@ -83,8 +84,7 @@ def recognise(
     )
     pairs = Pairs(ids, rgb_pattern, thermal_pattern, root)
     found = find_labels(labels, pairs, classes, lambda path: inside(path, root), assumed)
-    by_folder = found.fields.get("image_labels", {}).get("format") == "folder"
-    splits, lists = _splits(ids, found.split_of, unlabelled, out, assumed, by_folder)
+    splits, lists = _splits(ids, found, unlabelled, out, assumed)
     content = {
         "version": 1,
         "name": name or root.name or "pairs",
@@ -104,13 +104,10 @@ def recognise(
 
 
 def _splits(
-    ids: list[str],
-    labelled: Mapping[str, str | None],
-    unlabelled: Path | None,
-    out: Path,
-    assumed: list[str],
-    of_folders: bool,
+    ids: list[str], found: FoundLabels, unlabelled: Path | None, out: Path, assumed: list[str]
 ) -> tuple[dict[str, Split], dict[Path, str]]:
+    labelled = found.split_of
+    of_folders = found.fields.get("image_labels", {}).get("format") == "folder"
     splits: dict[str, Split] = {}
     lists: dict[str, list[str]] = {}
     named = Counter(labelled.values())
@@ -119,7 +116,10 @@ def _splits(
         order = sorted(named, key=lambda s: (s not in SHARES, list(SHARES).index(s) if s in SHARES else 0, s))
         splits = {name: Split(coco=name) for name in order if name is not None}
         assumed.append("splits are those of the field 'split' in the labels")
-        missing = [name for name in ("train", "val") if name not in splits]
+        if found.elsewhere:  # the labels' own splits hold images that have no pictures
+            lists = {name: [one for one, split in labelled.items() if split == name] for name in splits}
+            assumed.append("the splits are lists beside the card, since some labelled images have no pictures")
+        missing = [name for name in ("train", "val") if name not in named]
         if missing:
             assumed.append(f"! no labelled image has split {' or '.join(missing)}: training needs it")
         if without:
@@ -137,6 +137,8 @@ def _splits(
         lists["unlabelled"] = rest
     files = {}
     for name, members in lists.items():
+        if "/" in safe_id(name, f"{out}: split"):
+            raise DataError(f"{out}: the split '{name}' of the labels needs a list, and the name is none of a file")
         path = out.with_name(f"{out.stem}.{name}.txt")
         splits[name] = Split(file=path.name)
         files[path] = "\n".join(members) + "\n"

@@ -137,6 +137,25 @@ def test_init_makes_a_canvas_where_sizes_vary(tmp_path, capsys):
     assert [PairDataset(card, card.samples("unlabelled"))[k, 0]["rgb"].shape for k in range(3)] == [(128, 160, 3)] * 3
 
 
+def test_init_leaves_labelled_images_without_pictures_out_of_the_splits_of_the_labels(folder, capsys):
+    for gone in ("rgb/train_00001.jpg", "thermal/val_00002.png"):
+        (folder / gone).unlink()
+    out = folder / "n.yaml"
+    base = ("init", folder / "rgb", folder / "thermal", folder / "boxes.json", "--out", out)
+    code, text, _ = rgbt(capsys, *base)
+    assert code == 0 and "! 2 labelled images have no pair of pictures and are left out" in text
+    assert "splits: train 11, val 5, test 6, unlabelled 6" in text
+    card = DatasetCard.load(out)
+    assert [len(card.samples(split)) for split in card.splits] == [11, 5, 6, 6]
+    assert card.splits["train"].file == "n.train.txt" and "train_00001" not in card.ids("train")
+    assert rgbt(capsys, "check", out)[0] == 0
+    labels = (folder / "boxes.json").read_text(encoding="utf-8")
+    (folder / "boxes.json").write_text(labels.replace('"split": "val"', '"split": "../val"'), encoding="utf-8")
+    assert "climbs out" in fails(capsys, *base, "--force")
+    (folder / "boxes.json").write_text(labels.replace('"split": "val"', '"split": "a/val"'), encoding="utf-8")
+    assert "split 'a/val' of the labels needs a list" in fails(capsys, *base, "--force")
+
+
 def test_init_restricts_the_unlabelled_split_to_a_list(folder, capsys):
     (folder / "mine.txt").write_text("unlabelled_00003\nunlabelled_00001\n", encoding="utf-8")
     base = ("init", folder / "rgb", folder / "thermal", folder / "boxes.json", "--unlabelled", folder / "mine.txt")
