@@ -120,28 +120,57 @@ def _sides(folder: Path, namings: Sequence[str]) -> list[Side]:
     return sides
 
 
-def find_sizes(
+def find_headers(
     rgb: Side,
     thermal: Side,
-    ids: list[str],
+    ids: Sequence[str],
     assumed: list[str],
     read_thermal_header: Callable[[Path], Header] = read_header,
-) -> tuple[Pixels | None, Pixels | None, Pixels | None, str]:
-    """Sizes of RGB and of thermal, or, where they vary, a canvas; and the dtype of thermal.
+) -> dict[str, tuple[Header, Header]]:
+    """Id → what the RGB and the thermal file say of themselves; a few pairs whose files cannot be read are left out.
 
     ``read_thermal_header`` says what a thermal file holds: that may be another picture than the one that shows.
 
     Raises:
-        DataError: a file cannot be read, or depths are mixed.
+        DataError: of half of the pairs a file cannot be read; or depths are mixed.
     """
     with ThreadPoolExecutor(_THREADS) as pool:
-        rgb_headers = list(pool.map(read_header, [rgb.files[one] for one in ids]))
-        thermal_headers = list(pool.map(read_thermal_header, [thermal.files[one] for one in ids]))
-    _one_dtype(rgb_headers, [rgb.files[one] for one in ids], "RGB")
-    dtype = _one_dtype(thermal_headers, [thermal.files[one] for one in ids], "thermal")
+        rgb_headers = list(pool.map(header_or_error, [rgb.files[one] for one in ids]))
+        thermal_files = [thermal.files[one] for one in ids]
+        thermal_headers = list(pool.map(lambda path: header_or_error(path, read_thermal_header), thermal_files))
+    headers, wrong = dict[str, tuple[Header, Header]](), list[DataError]()
+    for one, a, b in zip(ids, rgb_headers, thermal_headers, strict=True):
+        if isinstance(a, Header) and isinstance(b, Header):
+            headers[one] = a, b
+        else:
+            wrong += [error for error in (a, b) if isinstance(error, DataError)][:1]
+    if 2 * len(wrong) >= len(ids):
+        raise wrong[0]
+    if wrong:
+        text = f"! {len(wrong)} of {len(ids)} pairs have a file that cannot be read and are left out"
+        assumed.append(f"{text} (first: {wrong[0]})")
+    _one_dtype([a for a, _ in headers.values()], [rgb.files[one] for one in headers], "RGB")
+    _one_dtype([b for _, b in headers.values()], [thermal.files[one] for one in headers], "thermal")
+    return headers
+
+
+def header_or_error(path: Path, read: Callable[[Path], Header] = read_header) -> Header | DataError:
+    """What a file says of itself, or what is wrong with it."""
+    try:
+        return read(path)
+    except DataError as error:
+        return error
+
+
+def find_sizes(
+    headers: Sequence[tuple[Header, Header]], assumed: list[str]
+) -> tuple[Pixels | None, Pixels | None, Pixels | None, str]:
+    """Sizes of RGB and of thermal, or, where they vary, a canvas; and the dtype of thermal."""
+    rgb_headers, thermal_headers = zip(*headers, strict=True)
+    dtype = thermal_headers[0].dtype
     if dtype == "uint8" and any(header.channels == 3 for header in thermal_headers):
         assumed.append("thermal is stored as three channels; they must be equal, and one of them is read")
-    sizes = Counter((a.size, b.size) for a, b in zip(rgb_headers, thermal_headers, strict=True))
+    sizes = Counter((a.size, b.size) for a, b in headers)
     if len(sizes) == 1:
         (rgb_size, thermal_size) = next(iter(sizes))
         assumed.append(f"all RGB frames are {_text(rgb_size)}, all thermal ones {_text(thermal_size)} (width×height)")
@@ -167,7 +196,7 @@ def _same_view(sizes: list[tuple[Pixels, Pixels]], assumed: list[str]) -> None:
         )
 
 
-def _one_dtype(headers: list[Header], paths: list[Path], sensor: str) -> str:
+def _one_dtype(headers: list[Header], paths: list[Path], sensor: str) -> None:
     found = Counter(header.dtype for header in headers)
     dtype = found.most_common(1)[0][0]
     if len(found) > 1:
@@ -179,7 +208,6 @@ def _one_dtype(headers: list[Header], paths: list[Path], sensor: str) -> str:
         raise DataError(
             f"RGB pictures are {dtype}, expected 8 bits per channel (first: {paths[0]}); are the folders swapped?"
         )
-    return dtype
 
 
 def _text(size: Pixels) -> str:

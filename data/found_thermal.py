@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from data.errors import DataError
-from data.folders import Side
+from data.folders import Side, header_or_error
 from data.images import Header, read_bytes, read_header, read_thermal
 from data.radiometric import is_radiometric, radiometric_size
 from data.signs.look import look_at_files
@@ -52,7 +52,7 @@ def find_stored(
             f"--stored {stored} becomes {' or '.join(units)}, not '{unit}': leave --unit out, or correct it"
         )
     if stored is None and unit != "intensity8" and paths[0].suffix.lower() in _JPEG:
-        sampled = _spread(paths)
+        sampled = [path for path in _spread(paths) if isinstance(header_or_error(path), Header)]
         inside = [is_radiometric(read_bytes(path)) for path in sampled]
         if any(inside) and not all(inside):
             odd = sampled[inside.index(False)]
@@ -60,7 +60,7 @@ def find_stored(
                 f"{inside.count(True)} of {len(sampled)} thermal files are radiometric JPEGs, others are not (such as "
                 f"{odd}); make two data sets of them, or say --unit intensity8 for the pictures that show"
             )
-        if all(inside):
+        if inside and all(inside):
             assumed.append(
                 "thermal files are radiometric JPEGs: the raw counts inside are read with the constants of each file, "
                 "not the picture that shows (thermal_spec.stored: radiometric)"

@@ -1,7 +1,7 @@
 """Recognising the folders that a user has: what `rgbt data init` finds, and what it has to assume."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -10,7 +10,7 @@ import numpy as np
 
 from data.card import DatasetCard, Split, read_ids
 from data.errors import DataError
-from data.folders import Side, find_pairs, find_sizes
+from data.folders import Side, find_headers, find_pairs, find_sizes
 from data.found_labels import FoundLabels, Pairs, find_labels
 from data.found_thermal import find_signs, find_stored, find_unit
 from data.ids import safe_id
@@ -72,11 +72,12 @@ def recognise(
     """
     assumed: list[str] = []
     rgb, thermal, ids = find_pairs(rgb_dir, thermal_dir, assumed)
-    paths = [thermal.files[one] for one in ids]
-    stored, read_header = find_stored(paths, unit, stored, assumed)
-    rgb_size, thermal_size, canvas, dtype = find_sizes(rgb, thermal, ids, assumed, read_header)
-    spec = find_unit(dtype, unit, paths, assumed, stored=stored)
-    find_signs(_only(rgb, ids), _only(thermal, ids), spec, assumed)
+    stored, read_header = find_stored([thermal.files[one] for one in ids], unit, stored, assumed)
+    headers = find_headers(rgb, thermal, ids, assumed, read_header)
+    rgb, thermal, ids = _only(rgb, headers), _only(thermal, headers), list(headers)
+    rgb_size, thermal_size, canvas, dtype = find_sizes(list(headers.values()), assumed)
+    spec = find_unit(dtype, unit, list(thermal.files.values()), assumed, stored=stored)
+    find_signs(rgb, thermal, spec, assumed)
     root = _common(rgb_dir, thermal_dir)
     rgb_pattern, thermal_pattern = (
         str(PurePosixPath(inside(folder, root)) / side.pattern)
@@ -205,7 +206,7 @@ def _ids_of(split: str, card: DatasetCard, labelled: Mapping[str, str | None], l
     return [one for one, name in labelled.items() if name == chosen.coco]
 
 
-def _only(side: Side, ids: list[str]) -> Side:
+def _only(side: Side, ids: Iterable[str]) -> Side:
     return Side(side.pattern, {one: side.files[one] for one in ids})
 
 

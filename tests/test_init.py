@@ -127,6 +127,21 @@ def test_a_few_broken_frames_do_not_hold_up_the_card_that_check_needs(tmp_path, 
     assert "is truncated or damaged" in fails(capsys, tmp_path, "--out", tmp_path / "d.yaml")
 
 
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_pairs_whose_files_are_no_pictures_are_left_out(tmp_path, capsys, suffix):
+    pictures(tmp_path, IDS, f"visible/{{}}{suffix}", f"infrared/{{}}{suffix}")
+    (tmp_path / f"infrared/003{suffix}").write_bytes(b"")
+    (tmp_path / f"visible/005{suffix}").write_bytes(b"<html>not found</html>")
+    out = tmp_path / "c.yaml"
+    code, said, _ = rgbt(capsys, tmp_path, "--out", out)
+    assert code == 0 and "! 2 of 20 pairs have a file that cannot be read and are left out" in said
+    assert f"infrared/003{suffix}: is empty" in said
+    assert DatasetCard.load(out).ids("unlabelled") == [one for one in IDS if one not in ("003", "005")]
+    for one in IDS[10:]:
+        (tmp_path / f"visible/{one}{suffix}").write_bytes(b"no picture")
+    assert "cannot be read" not in (line := fails(capsys, tmp_path, "--out", tmp_path / "d.yaml")) and "empty" in line
+
+
 def test_masks_of_equal_channels_are_indices_and_colours_are_asked_for(tmp_path, capsys):
     pictures(tmp_path, IDS)
     (tmp_path / "masks").mkdir()
@@ -271,17 +286,32 @@ def _choices(option):
     return next(action.choices for action in parser._actions if option in action.option_strings)
 
 
-def test_a_public_set_is_recognised_from_its_folder(tmp_path, capsys):
-    for part, names in {"train": ("010001", "020001"), "test": ("190001",)}.items():
-        pictures(tmp_path / "LLVIP", names, f"visible/{part}/{{}}.jpg", f"infrared/{part}/{{}}.jpg")
+def llvip(root):
+    for part, names in {"train": ("010001", "020001", "020002"), "test": ("190001",)}.items():
+        pictures(root, names, f"visible/{part}/{{}}.jpg", f"infrared/{part}/{{}}.jpg")
         for name in names:
-            text(tmp_path / f"LLVIP/Annotations/{name}.xml", voc("person"))
+            text(root / f"Annotations/{name}.xml", voc("person"))
+
+
+def test_a_public_set_is_recognised_from_its_folder(tmp_path, capsys):
+    llvip(tmp_path / "LLVIP")
     out = tmp_path / "c.yaml"
     code, said, _ = rgbt(capsys, tmp_path, "--out", out, "--json")
     answer = json.loads(said)
-    assert code == 0 and answer["tasks"] == ["detect"] and answer["splits"] == {"train": 1, "val": 1, "test": 1}
+    assert code == 0 and answer["tasks"] == ["detect"] and answer["splits"] == {"train": 2, "val": 1, "test": 1}
     assert "is laid out as LLVIP ('llvip')" in answer["assumed"][0]
     assert "is already there" in fails(capsys, tmp_path, "--out", out)
+    (tmp_path / "LLVIP/visible/train/020002.jpg").write_bytes(b"")
+    code, said, _ = rgbt(capsys, tmp_path, "--out", out, "--force")
+    assert code == 0 and "020002.jpg: is empty" in said and "train/020002" not in DatasetCard.load(out).ids("train")
+
+
+@pytest.mark.parametrize("words", [("--classes", "person"), ("--unlabelled", "ids.txt")])
+def test_what_a_recognised_set_has_no_use_for_is_refused(tmp_path, capsys, words):
+    llvip(tmp_path / "LLVIP")
+    said = fails(capsys, tmp_path, *words, "--out", tmp_path / "c.yaml")
+    assert f"laid out as LLVIP ('llvip'), with classes and splits of its own: leave out {words[0]} and edit" in said
+    assert not (tmp_path / "c.yaml").exists()
 
 
 def test_an_unknown_layout_names_what_was_looked_for(tmp_path, capsys):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from data.card import DatasetCard
 from data.errors import DataError
-from data.folders import Side, find_sizes
+from data.folders import Side, find_headers, find_sizes
 from data.found_thermal import find_signs, find_stored, find_unit
 from data.layout import Layout, inside
 from data.layouts.found import Found
@@ -40,13 +40,19 @@ def recognise_set(
     key, root, found = recognised
     assumed = [f"{root} is laid out as {found.name} ('{key}')", *found.assumed]
     splits = _present(root, found, assumed)
-    _tell_labels(root, found, splits, assumed)
     ids = _spread(list(dict.fromkeys(chain.from_iterable(splits.values()))), assumed)
     rgb, thermal = (Side(text, {one: root / fill(text, one) for one in ids}) for text in (found.rgb, found.thermal))
-    paths = list(thermal.files.values())
-    stored, read_header = find_stored(paths, unit, stored or found.thermal_spec.get("stored"), assumed)
-    rgb_size, thermal_size, canvas, dtype = find_sizes(rgb, thermal, ids, assumed, read_header)
-    spec = find_unit(dtype, unit, paths, assumed, found.thermal_spec, stored)
+    stored, read_header = find_stored(
+        list(thermal.files.values()), unit, stored or found.thermal_spec.get("stored"), assumed
+    )
+    headers = find_headers(rgb, thermal, ids, assumed, read_header)
+    rgb, thermal = (Side(side.pattern, {one: side.files[one] for one in headers}) for side in (rgb, thermal))
+    broken = set(ids) - headers.keys()
+    whole = {split: [one for one in members if one not in broken] for split, members in splits.items()}
+    splits = {split: members for split, members in whole.items() if members}
+    _tell_labels(root, found, splits, assumed)
+    rgb_size, thermal_size, canvas, dtype = find_sizes(list(headers.values()), assumed)
+    spec = find_unit(dtype, unit, list(thermal.files.values()), assumed, found.thermal_spec, stored)
     find_signs(rgb, thermal, spec, assumed)
     lists = {out.with_name(f"{out.stem}.{split}.txt"): "\n".join(members) + "\n" for split, members in splits.items()}
     scenes = out.with_name(f"{out.stem}.scenes.json")

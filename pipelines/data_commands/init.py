@@ -87,6 +87,7 @@ def _recognise(args: argparse.Namespace) -> "Layout":
     if args.thermal_dir is None:
         layout = recognise_set(args.rgb_dir, args.out, args.unit, args.name, args.stored)
         if layout is not None:
+            _refuse_of_folders(args, layout.assumed[0])
             return layout
         found = find_folders(args.rgb_dir)
         if found is None:
@@ -96,3 +97,13 @@ def _recognise(args: argparse.Namespace) -> "Layout":
             )
         folders = found
     return recognise(*folders, args.out, args.unit, args.unlabelled, args.name, args.classes, args.stored)
+
+
+def _refuse_of_folders(args: argparse.Namespace, recognised: str) -> None:
+    """What is asked of a recognised set in vain must not look as if it were done."""
+    given = [word for word, value in (("--classes", args.classes), ("--unlabelled", args.unlabelled)) if value]
+    if given:
+        raise DataError(
+            f"{recognised}, with classes and splits of its own: leave out {' and '.join(given)} and edit the card, or "
+            "name the folders as 'rgbt data init RGB_DIR THERMAL_DIR [LABELS]'"
+        )
