@@ -61,8 +61,9 @@ def test_a_run_tells_what_was_frozen_when(trained):
     frozen = {(row["stage"], row["epoch"]): set(row["frozen"]) for row in history}
     assert "rgb.stem" in frozen["thermal-pretrain", 1] and "thermal.stem" not in frozen["thermal-pretrain", 1]
     assert {"rgb.blocks.3", "thermal.blocks.3"} <= frozen["fuse", 1] and "head" not in frozen["fuse", 1]
-    assert "rgb.blocks.3" not in frozen["unfreeze", 1] and "rgb.blocks.2" in frozen["unfreeze", 1]
-    assert "rgb.blocks.2" not in frozen["unfreeze", 2] and "rgb.blocks.1" in frozen["unfreeze", 2]
+    assert "thermal.blocks.3" not in frozen["unfreeze", 1] and "thermal.blocks.2" in frozen["unfreeze", 1]
+    assert "thermal.blocks.2" not in frozen["unfreeze", 2] and "thermal.blocks.1" in frozen["unfreeze", 2]
+    assert all("rgb.stem" in names and "rgb.blocks.3" in names for names in frozen.values())
     assert all(np.isfinite(row["val_loss"]) for row in history)
     epochs = {"thermal-pretrain": 1, "fuse": 1, "unfreeze": 2}  # each stage begins with a validation at its entry
     assert list(frozen) == [(stage, epoch) for stage, last in epochs.items() for epoch in range(last + 1)]
