@@ -119,7 +119,7 @@ def check_limits(header: Header | None, raw: bytes, where: str) -> Header:
     if header is None:
         known = raw.startswith((_PNG, _JPEG, _NPY, *_TIFF))
         text = _DAMAGED if known else f"not a picture that can be read ({', '.join(SUFFIXES)})"
-        raise DataError(f"{where}: {text}")
+        raise DataError(f"{where}: {text if raw else 'is empty'}")
     if header.height * header.width > MAX_PIXELS:
         raise DataError(f"{where}: {header.width}×{header.height} is more than {MAX_PIXELS >> 20} megapixels")
     taken = header.height * header.width * max(1, header.channels) * np.dtype(header.dtype).itemsize

@@ -9,9 +9,10 @@ import numpy as np
 
 from data.errors import DataError
 from data.folders import Side, header_or_error
-from data.images import Header, read_bytes, read_header, read_thermal
+from data.images import PICTURE, Header, read_header, read_thermal
 from data.radiometric import is_radiometric, radiometric_size
 from data.signs.look import look_at_files
+from data.text_file import read_bytes
 from data.thermal import DTYPES, ThermalSpec
 
 _UNIT_OF = {dtype: unit for unit, dtype in DTYPES.items()}
@@ -53,7 +54,7 @@ def find_stored(
         )
     if stored is None and unit != "intensity8" and paths[0].suffix.lower() in _JPEG:
         sampled = [path for path in _spread(paths) if isinstance(header_or_error(path), Header)]
-        inside = [is_radiometric(read_bytes(path)) for path in sampled]
+        inside = [is_radiometric(read_bytes(path, PICTURE)) for path in sampled]
         if any(inside) and not all(inside):
             odd = sampled[inside.index(False)]
             raise DataError(
@@ -71,7 +72,7 @@ def find_stored(
 
 def _inner_header(path: Path) -> Header:
     """Size of the raw picture in a radiometric JPEG."""
-    return Header(*radiometric_size(read_bytes(path), str(path)), 1, "uint16")
+    return Header(*radiometric_size(read_bytes(path, PICTURE), str(path)), 1, "uint16")
 
 
 def find_unit(

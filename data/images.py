@@ -12,10 +12,11 @@ from data.encoded import check_limits, decode, parse_header
 from data.errors import DataError
 from data.frame import Image
 from data.radiometric import is_radiometric, parse_radiometric, radiometric_size
+from data.text_file import read_bytes
 from data.thermal import ThermalSpec, counts_to_celsius
 
-MAX_BYTES = 1 << 28
-"""Largest file that is read."""
+PICTURE = "the picture"
+"""What an error of ``read_bytes`` calls the file."""
 _FIRST_BYTES = 1 << 16
 _SPREAD = 3
 """Steps by which JPEG's colour transform may move equal channels apart."""
@@ -29,7 +30,7 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
     Raises:
         DataError: the file is missing, truncated, too large, or not an 8-bit picture.
     """
-    image = decode(read_bytes(path), str(path))
+    image = decode(read_bytes(path, PICTURE), str(path))
     if image.dtype != np.uint8:
         raise DataError(f"{path}: RGB is {image.dtype}, expected 8 bits per channel; convert the file")
     if image.ndim == 2:
@@ -47,7 +48,7 @@ def read_thermal(path: Path, spec: ThermalSpec) -> Image:
     Raises:
         DataError: the file is missing, truncated, too large, or holds something else than the spec says.
     """
-    raw = read_bytes(path)
+    raw = read_bytes(path, PICTURE)
     if spec.stored == "radiometric":
         found = parse_radiometric(raw, str(path))
         planck = spec.planck or found.planck
@@ -63,12 +64,12 @@ def read_header(path: Path) -> Header:
     Raises:
         DataError: the file is missing or not a picture.
     """
-    with _opened(path).open("rb") as file:
-        raw = file.read(_FIRST_BYTES)
+    raw = read_bytes(path, PICTURE, first=_FIRST_BYTES)
+    header = parse_header(raw)
+    if header is None:  # what tells lies further on
+        raw = read_bytes(path, PICTURE)
         header = parse_header(raw)
-        if header is None:  # what tells lies further on
-            raw += file.read()
-    return check_limits(parse_header(raw) if header is None else header, raw, str(path))
+    return check_limits(header, raw, str(path))
 
 
 def read_thermal_header(path: Path, spec: ThermalSpec) -> Header:
@@ -77,13 +78,12 @@ def read_thermal_header(path: Path, spec: ThermalSpec) -> Header:
     Raises:
         DataError: the file is missing or not a picture.
     """
-    size = radiometric_size(read_bytes(path), str(path)) if spec.stored == "radiometric" else read_header(path).size
+    size = (
+        radiometric_size(read_bytes(path, PICTURE), str(path))
+        if spec.stored == "radiometric"
+        else read_header(path).size
+    )
     return Header(*size, 1, str(spec.dtype))
-
-
-def read_bytes(path: Path) -> bytes:
-    """Read a whole file; DataError when it is missing, empty or too large."""
-    return _opened(path).read_bytes()
 
 
 def encode_image(suffix: str, image: Image, quality: int = 95) -> bytes:
@@ -133,15 +133,3 @@ def one_channel(image: Image, channel: int | None, path: Path, raw: bytes = b"")
                 )
             )
     return np.ascontiguousarray(colours[:, :, 1])
-
-
-def _opened(path: Path) -> Path:
-    try:
-        size = path.stat().st_size
-    except OSError:
-        raise DataError(f"{path}: no such file") from None
-    if size > MAX_BYTES:
-        raise DataError(f"{path}: {size >> 20} MiB, more than the {MAX_BYTES >> 20} MiB that are read")
-    if size == 0 or not path.is_file():
-        raise DataError(f"{path}: is empty or not a file")
-    return path

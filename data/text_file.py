@@ -1,4 +1,4 @@
-"""Text files that others wrote: plain files of bounded size, UTF-8, an error in one line."""
+"""Files that others wrote: plain files of bounded size, text in UTF-8, an error in one line."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 from data.errors import DataError
 
 MAX_TEXT = 1 << 28
-"""Most bytes of a JSON file or a list; the largest label files of the field stay below 100 MiB."""
+"""Most bytes of a JSON file, a list or a picture; the largest label files of the field stay below 100 MiB."""
 
 
 def read_text(path: Path, what: str, limit: int = MAX_TEXT) -> str:
@@ -19,21 +19,23 @@ def read_text(path: Path, what: str, limit: int = MAX_TEXT) -> str:
     return str(_decoded(read_bytes(path, what, limit), path, what))
 
 
-def read_bytes(path: Path, what: str, limit: int = MAX_TEXT) -> bytes:
-    """Read a plain file of at most ``limit`` bytes; DataError as ``read_text``."""
+def read_bytes(path: Path, what: str, limit: int = MAX_TEXT, first: int | None = None) -> bytes:
+    """Read a plain file of at most ``limit`` bytes, or its ``first`` bytes; DataError as ``read_text``."""
     try:
-        if not path.stat() or not path.is_file():
-            raise DataError(f"{path}: {what} cannot be read (not a file)")
-        with path.open("rb") as file:
-            raw = file.read(limit + 1)
+        size, plain = path.stat().st_size, path.is_file()
+        raw = b""
+        if plain and size <= limit:
+            with path.open("rb") as file:
+                raw = file.read(size if first is None else first)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file ({what})") from None
     except OSError as error:  # also a loop of symbolic links
         raise DataError(f"{path}: {what} cannot be read ({error.strerror})") from None
     except ValueError:  # a NUL in the path
         raise DataError(f"{str(path)!r}: {what} cannot be read (not a path)") from None
-    if len(raw) > limit:
-        raise DataError(f"{path}: {what} cannot be read (more than {limit >> 10} KiB)")
+    if not plain or size > limit:
+        why = f"more than {limit >> 10} KiB" if plain else "not a file"
+        raise DataError(f"{path}: {what} cannot be read ({why})")
     return raw
 
 

@@ -125,9 +125,21 @@ def test_limits_hold_before_anything_is_decoded(tmp_path, monkeypatch):
     monkeypatch.setattr("data.encoded.MAX_PIXELS", 48 * 64 - 1)
     with pytest.raises(DataError, match="64×48 is more than"):
         read_rgb(tmp_path / "a.png")
-    monkeypatch.setattr("data.images.MAX_BYTES", 100)
-    with pytest.raises(DataError, match="MiB that are read"):
-        read_rgb(tmp_path / "a.png")
+    with (tmp_path / "a.png").open("r+b") as file:
+        file.truncate((1 << 28) + 1)  # takes no room on the disk
+    for read in (read_rgb, read_header):
+        with pytest.raises(DataError, match=r"a\.png: the picture cannot be read \(more than 262144 KiB\)"):
+            read(tmp_path / "a.png")
+        with pytest.raises(DataError, match=r"the picture cannot be read \(not a file\)"):
+            read(tmp_path)
+
+
+def test_a_header_behind_much_else_is_found(tmp_path):
+    """Cameras put previews and notes before the size of a JPEG."""
+    raw = encode_image(".jpg", colourful())
+    note = b"\xff\xe1" + (60_000).to_bytes(2, "big") + bytes(59_998)
+    (tmp_path / "a.jpg").write_bytes(raw[:2] + 3 * note + raw[2:])
+    assert read_header(tmp_path / "a.jpg").size == colourful().shape[:2]
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tiff"])

@@ -9,7 +9,7 @@ import numpy as np
 from data.encoded import decode
 from data.errors import DataError
 from data.frame import Image
-from data.images import one_channel, read_bytes, read_rgb, read_thermal
+from data.images import PICTURE, one_channel, read_rgb, read_thermal
 from data.radiometric import is_radiometric
 from data.rig import Rig
 from data.signs.burnt import find_border, find_false_colour, find_overlay, find_telemetry, without_empty
@@ -17,6 +17,7 @@ from data.signs.mount import find_mount
 from data.signs.polarity import find_polarity
 from data.signs.sign import Sign
 from data.signs.span import find_range
+from data.text_file import read_bytes
 from data.thermal import ThermalSpec
 
 SAMPLED = 24
@@ -113,7 +114,7 @@ def _as_stored(path: Path, spec: ThermalSpec | None) -> tuple[Image, bool]:
     """A frame as the file holds it, or converted where the spec converts; and whether raw counts lie inside."""
     if spec is not None and spec.stored != "unit":
         return read_thermal(path, spec), False
-    raw = read_bytes(path)
+    raw = read_bytes(path, PICTURE)
     image = decode(raw, str(path))
     if spec is not None and spec.channel is not None:
         image = one_channel(image, spec.channel, path)
