@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from data.augment.augmenter import Augmenter
+from data.augment.pair import augment_pair
 from data.augment.spec import AugmentSpec
 from data.card import DatasetCard
 from data.card_fields import IGNORE
 from data.pairs import Truth, load_pair
-from data.prepare import Prepared, Preparer
+from data.prepare import Preparer
 from data.sample import SENSORS, Sample
 
 Item = dict[str, Any]
@@ -66,19 +67,10 @@ class PairDataset(Dataset[Item]):
         prepared, truth = load_pair(sample, self._preparer, self.sensors, self.task, self._card)
         if self.task is not None and not truth:
             truth = _UNKNOWN[self.task](self._preparer.inputs.rgb_size)
-        item = {"rgb": prepared.rgb, "thermal": prepared.thermal, "present": prepared.present, **truth}
         if self._augmenter is not None:
-            item |= _augmented(self._augmenter, prepared, truth, seed)
+            prepared, truth = augment_pair(self._augmenter, prepared, truth, seed)
+        item = {"rgb": prepared.rgb, "thermal": prepared.thermal, "present": prepared.present, **truth}
         return item | {"id": sample.id, "index": index, "seed": seed}
-
-
-def _augmented(augmenter: Augmenter, prepared: Prepared, truth: Truth, seed: int) -> Item:
-    """What a change of a pair makes of its pictures, and of the truth that lies in their pixels."""
-    there = (bool(prepared.present[0]), bool(prepared.present[1]))
-    placed = {name: value for name, value in truth.items() if name in ("boxes", "labels", "mask")}
-    changed = augmenter(prepared.rgb, prepared.thermal, seed, there, **placed)
-    item = {"rgb": changed.rgb, "thermal": changed.thermal, "present": np.array(changed.present, np.float32)}
-    return item | {name: getattr(changed, name) for name in placed}
 
 
 def stack(samples: Sequence[Item]) -> Stacked:

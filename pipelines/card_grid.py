@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.augment.augmenter import Augmenter
+from data.augment.pair import augment_pair
 from data.augment.spec import AugmentSpec
 from data.card import SENSORS, DatasetCard, Sample
 from data.card_fields import IGNORE
@@ -52,13 +53,9 @@ def _cell(
     sample: Sample, card: DatasetCard, preparer: Preparer, augmenter: Augmenter | None, seed: int
 ) -> NDArray[np.uint8]:
     prepared, truth = _load(sample, card, preparer)
-    rgb, thermal = prepared.rgb, prepared.thermal
-    there = (bool(prepared.present[0]), bool(prepared.present[1]))
     if augmenter is not None:
-        placed = {name: value for name, value in truth.items() if name in ("boxes", "labels", "mask")}
-        changed = augmenter(rgb, thermal, seed, there, **placed)
-        rgb, thermal, there = changed.rgb, changed.thermal, changed.present
-        truth |= {name: getattr(changed, name) for name in placed}
+        prepared, truth = augment_pair(augmenter, prepared, truth, seed)
+    rgb, thermal, there = prepared.rgb, prepared.thermal, prepared.present > 0
     height = round(_TILE * rgb.shape[0] / rgb.shape[1])
     views = [
         np.asarray(cv2.resize(view, (_TILE, height), interpolation=cv2.INTER_AREA), np.uint8)

@@ -5,6 +5,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from data.augment.augmenter import Augmenter
+from data.augment.pair import augment_pair
 from data.augment.spec import AugmentSpec
 from data.card import DatasetCard
 from data.dataset import PairDataset, stack, unpack
@@ -41,6 +43,17 @@ def test_an_augmented_item_is_a_function_of_its_seed(card):
     assert same(pairs[3, 11], again[3, 11])
     assert not same(pairs[3, 11], pairs[3, 12])
     assert pairs[3, 11]["thermal"].shape == card.rgb_size and pairs[3, 11]["thermal"].dtype == np.uint16
+
+
+def test_a_pair_and_its_truth_change_as_one(card):
+    sample = card.samples("train")[3]
+    prepared, truth = load_pair(sample, Preparer(card.inputs(), card.load_rig()))
+    whole = truth | {"label": np.array(2)}
+    pair, changed = augment_pair(Augmenter(AugmentSpec(), card.thermal_spec), prepared, whole, 11)
+    item = PairDataset(card, card.samples("train"), AugmentSpec())[3, 11]
+    assert all(np.array_equal(getattr(pair, name), item[name]) for name in ("rgb", "thermal", "present"))
+    assert np.array_equal(changed["boxes"], item["boxes"]) and not np.array_equal(truth["boxes"], item["boxes"])
+    assert changed["label"] == 2 and pair.present.dtype == np.float32 and pair.scale == prepared.scale
 
 
 def test_workers_do_not_change_the_answer(card):
