@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from data.layouts.found import Found, has, hold_out, read_list, stretches
+from data.layouts.found import Found, has, hold_out_stretches, read_list, stretches
 
 CLASSES = ("person", "bicycle", "car")
 _ENDINGS = ("_PreviewData", "_RGB")
@@ -18,19 +18,20 @@ def flir_aligned(root: Path) -> Found | None:
         return None
     train, test = (read_list(root / lists / f"align_{part}.txt", _plain) for part in ("train", "validation"))
     ending = "_PreviewData" if has(root, "Annotations/*_PreviewData.xml") else ""
+    assumed = [
+        "test is align_validation.txt, on which all papers report; val is held out of align_train.txt by stretches "
+        "of 50 neighbours in the order of names, which tell no sequences",
+        "boxes of dogs are left out, as in the literature",
+        "! 'aligned' is not exact: there is a systematic roll of about 1.2°",
+    ]
     return Found(
         name="FLIR-aligned",
         rgb=f"{pictures}/{{id}}_RGB.jpg",
         thermal=f"{pictures}/{{id}}_PreviewData.jpeg",
-        splits={**hold_out(train, stretches(train)), "test": test},
+        splits={**hold_out_stretches(train, stretches(train), assumed), "test": test},
         classes=CLASSES,
         fields={"labels": {"format": "voc", "path": f"Annotations/{{id}}{ending}.xml", "names": {"dog": None}}},
-        assumed=[
-            "test is align_validation.txt, on which all papers report; val is held out of align_train.txt by stretches "
-            "of 50 neighbours in the order of names, which tell no sequences",
-            "boxes of dogs are left out, as in the literature",
-            "! 'aligned' is not exact: there is a systematic roll of about 1.2°",
-        ],
+        assumed=assumed,
     )
 
 

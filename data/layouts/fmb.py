@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from data.layouts.found import Found, has, hold_out, list_ids, stretches
+from data.layouts.found import Found, has, hold_out_stretches, list_ids, stretches
 
 CLASSES = (
     "road", "sidewalk", "building", "lamp", "sign", "vegetation", "sky", "person", "car", "truck", "bus", "motorcycle",
@@ -19,7 +19,6 @@ def fmb(root: Path) -> Found | None:
     ids = list_ids(root, "{dir}/Visible/{name}.png")
     parts = {part: [one for one in ids if one.startswith(f"{part}/")] for part in ("train", "val", "test")}
     official = bool(parts["val"])
-    held_out = parts if official else hold_out(parts["train"], stretches(parts["train"]))
     assumed = [
         "mask value 0 is ignored: it means 'not labelled', and the fourteen classes are judged (some papers judge it "
         "as a fifteenth class, 'background': then set masks.zero: background)"
@@ -29,11 +28,12 @@ def fmb(root: Path) -> Found | None:
             "train and test are the official folders; there is no official val and names tell no sequences: stretches "
             "of 50 neighbours in the order of names of train are held out for it"
         )
+        parts |= hold_out_stretches(parts["train"], stretches(parts["train"]), assumed)
     return Found(
         name="FMB",
         rgb="{dir}/Visible/{name}.png",
         thermal="{dir}/Infrared/{name}.png",
-        splits={**held_out, "test": parts["test"]},
+        splits=parts,
         classes=CLASSES,
         fields={"masks": {"path": "{dir}/Label/{name}.png", "zero": "ignore"}},
         assumed=assumed,

@@ -11,6 +11,8 @@ from data.text_file import read_text
 
 HELD_OUT = 0.12
 """Share of the training pairs that become the validation split of a set that has none."""
+MARGIN = 3
+"""Frames on each side of a stretch held out that are not learned from."""
 
 
 @dataclass
@@ -74,6 +76,28 @@ def hold_out(ids: Sequence[str], sequence_of: Callable[[str], str], share: float
         chosen = {min(sequences, key=lambda name: len(sequences[name]))}
     train = [one for one in ids if sequence_of(one) not in chosen]
     return {"train": train, "val": [one for one in ids if sequence_of(one) in chosen]}
+
+
+def hold_out_stretches(
+    ids: Sequence[str], stretch_of: Callable[[str], str], assumed: list[str], share: float = HELD_OUT
+) -> dict[str, list[str]]:
+    """``hold_out`` of stretches of a recording: frames of train beside a cut, in the order of names, are in no split.
+
+    A set so small that more than a tenth of train would be lost keeps them.
+    """
+    parts = hold_out(ids, stretch_of, share)
+    held, order = set(parts["val"]), sorted(ids)
+    at = [number for number, one in enumerate(order) if one in held]
+    near = {one for number in at for one in order[max(0, number - MARGIN) : number + MARGIN + 1]}
+    kept = [one for one in parts["train"] if one not in near]
+    lost = len(parts["train"]) - len(kept)
+    if not lost or 10 * lost > len(parts["train"]):
+        return parts
+    assumed.append(
+        f"{lost} pairs are in no split: the {MARGIN} neighbours, in the order of names, before and after each stretch "
+        "that is held out are nearly its frames"
+    )
+    return {"train": kept, "val": parts["val"]}
 
 
 def stretches(ids: Iterable[str], length: int = 50) -> Callable[[str], str]:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from data.layouts.found import Found, has, hold_out, list_ids, read_list, stretches
+from data.layouts.found import Found, has, hold_out_stretches, list_ids, read_list, stretches
 
 CLASSES = ("People", "Car", "Bus", "Motorcycle", "Lamp", "Truck")
 _TEST = 0.2
@@ -29,10 +29,11 @@ def _splits(root: Path, ids: list[str], assumed: list[str]) -> dict[str, list[st
     if "train" in names:
         assumed.append(f"splits are the lists in meta/ ({', '.join(names)}); the authors published none")
         listed = {name: read_list(root / "meta" / f"{name}.txt") for name in names}
-        return listed if "val" in names else {**listed, **hold_out(listed["train"], stretches(listed["train"]))}
-    rest, test = hold_out(ids, stretches(ids), _TEST).values()
+        train = listed["train"]
+        return listed if "val" in names else {**listed, **hold_out_stretches(train, stretches(train), assumed)}
     assumed.append(
         "there is no official split: stretches of 50 neighbours in the order of names are held out, a fifth of all for "
         "test and an eighth of the rest for val; figures on other splits cannot be compared"
     )
-    return {**hold_out(rest, stretches(rest)), "test": test}
+    rest, test = hold_out_stretches(ids, stretches(ids), assumed, _TEST).values()
+    return {**hold_out_stretches(rest, stretches(rest), assumed), "test": test}

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from data.layouts.found import Found, has, hold_out, list_ids
+from data.layouts.found import Found, has, hold_out_stretches, list_ids
 from data.layouts.mfnet import CLASSES, day_or_night
 
 MASKS = ("Segmentation_labels", "label")
@@ -16,7 +16,6 @@ def msrs(root: Path) -> Found | None:
     ids = list_ids(root, "{dir}/vi/{name}.png")
     parts = {part: [one for one in ids if one.startswith(f"{part}/")] for part in ("train", "val", "test")}
     official = bool(parts["val"])
-    splits = parts if official else {**hold_out(parts["train"], _stretch), "test": parts["test"]}
     masks = next((name for name in MASKS if has(root, f"train/{name}/*.png")), None)
     assumed = ["train and test are the official folders"]
     if not official:
@@ -24,13 +23,14 @@ def msrs(root: Path) -> Found | None:
             "there is no official val: stretches of 50 frame numbers of train are held out for it; the official test "
             "takes every fourth frame of the same drives as train, so that its figures flatter any method"
         )
+        parts |= hold_out_stretches(parts["train"], _stretch, assumed)
     if has(root, "detection/labels/*.txt"):
         assumed.append("detection/ (80 pairs with boxes, no official split, no class names) is not part of this card")
     return Found(
         name="MSRS",
         rgb="{dir}/vi/{name}.png",
         thermal="{dir}/ir/{name}.png",
-        splits=splits,
+        splits=parts,
         classes=CLASSES if masks else (),
         fields={"masks": f"{{dir}}/{masks}/{{name}}.png"} if masks else {},
         scenes={one: day_or_night(one) for one in ids},
