@@ -66,7 +66,8 @@ class DatasetCard(BaseModel):
     masks: AnyMasks | None = None
     image_labels: ImageLabels | None = None
     thermal_spec: ThermalSpec
-    """One for all frames, ``planck`` too: frames of other constants belong into a card of their own."""
+    """One for all frames, ``planck`` too: frames of other constants belong into a card of their own, unless they are
+    radiometric JPEGs, of which each holds its own."""
     rig: Place | None = None
     """Path of a rig.yaml, relative to the card; None: thermal already lies on RGB."""
     splits: dict[str, Split]

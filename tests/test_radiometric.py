@@ -175,6 +175,23 @@ def test_constants_of_the_card_go_before_those_of_the_file(tmp_path):
     assert np.nanmax(np.abs(read_thermal(tmp_path / "a.jpg", grey) - read_thermal(tmp_path / "a.jpg", CELSIUS))) > 1
 
 
+def test_each_file_of_a_card_has_its_own_constants(tmp_path):
+    places = pairs_of_jpegs(tmp_path, 2)
+    warmer = {0x20: 0.9, 0x58: 16000.0, 0x5C: 1430.0}
+    (tmp_path / "ir/1.jpg").write_bytes(radiometric(container(scene(), constants=warmer, o=-1400)))
+    recognise(*places).write(places[-1])
+    card = DatasetCard.load(places[-1])
+    assert card.thermal_spec.planck is None, "init copies no file's constants into the card"
+    first, second = (read_thermal(sample.thermal, card.thermal_spec) for sample in card.samples("unlabelled"))
+    np.testing.assert_allclose(first, independent(scene()), atol=2e-3)
+    other = PLANCK.model_copy(update={"r1": 16000.0, "b": 1430.0, "o": -1400, "emissivity": 0.9})
+    (tmp_path / "a.png").write_bytes(encode_image(".png", scene()))
+    np.testing.assert_allclose(
+        second, read_thermal(tmp_path / "a.png", ThermalSpec(unit="celsius", planck=other)), atol=1e-2
+    )
+    assert np.abs(first - second).min() > 1
+
+
 def test_segments_may_come_in_any_order_and_humidity_in_per_cent():
     fff = container(scene(), constants={0x3C: 50.0})
     count = -(-len(fff) // 700)
