@@ -102,6 +102,16 @@ def test_frozen_thermal_is_a_run_while_rgb_changes(make):
 # Copies
 
 
+def test_one_picture_in_both_folders_is_an_error(make):
+    pairs = scenes(3)
+    grey = pairs["p001"][1]
+    report = check_card(make({**pairs, "p001": (np.repeat(grey[..., None], 3, axis=2), grey)}, train=list(pairs)))
+    (error,) = [one.text for one in of(report, "duplicate")]
+    assert error.startswith("1 of 3 pairs have the same grey picture as RGB and as thermal (first: 'p001')")
+    assert error in report.errors
+    assert not of(check_card(make(pairs, train=list(pairs))), "duplicate")
+
+
 def worse(image):
     done, jpeg = cv2.imencode(".jpg", np.clip(image * 0.9, 0, 255).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, 60])
     assert done

@@ -47,6 +47,8 @@ class Facts:
     """Sensor → histogram of its values."""
     classes: NDArray[np.int64] | None = None
     """[256]: pixels of each value of the mask."""
+    same: bool = False
+    """Whether RGB and thermal are one picture."""
     compared: bool = False
     """Whether the shift was looked for."""
     shift: Shift | None = None
@@ -87,6 +89,8 @@ class Looker:
             _measure(sample, images["thermal"], self._card.thermal_spec, facts)
         if "RGB" in images:
             _measure_rgb(sample, images["RGB"], facts)
+        if len(images) == 2:
+            facts.same = _is_same(images["RGB"], images["thermal"])
         _wrong_sizes(sample, facts, self._card)
         if "mask" in wanted and "RGB" in images:
             self._mask(sample, facts)
@@ -174,6 +178,13 @@ def _measure_rgb(sample: Sample, rgb: Image, facts: Facts) -> None:
         facts.add("warning", "flat", sample.id, f"{sample.rgb}: RGB is flat")
     else:
         facts.hashes["RGB"] = dhash(rgb)
+
+
+def _is_same(rgb: Image, thermal: Image) -> bool:
+    """Whether RGB is a grey picture, and thermal that picture; one that is flat could be anything."""
+    if rgb.shape[:2] != thermal.shape or rgb.dtype != thermal.dtype or thermal.min() == thermal.max():
+        return False
+    return all(np.array_equal(rgb[..., k], thermal) for k in range(3))
 
 
 def _histogram(values: Image, bins: tuple[float, float, int]) -> NDArray[np.int64]:

@@ -46,6 +46,8 @@ class _Seen:
     """Split → pixels of each value of its masks."""
     resized: dict[str, tuple[Sample, tuple[int, int]]] = field(default_factory=dict)
     """Id → the pair and RGB's height, width, where its labels of boxes say another one."""
+    same: list[str] = field(default_factory=list)
+    """Ids of the pairs whose two pictures are one."""
     shifts: dict[str, Shift | None] = field(default_factory=dict)
     ranges: list[tuple[float, float]] = field(default_factory=list)
 
@@ -60,6 +62,8 @@ class _Seen:
             self.sizes[sensor][size] += 1
             if sensor == "RGB" and sample.stated not in (None, size):
                 self.resized[sample.id] = sample, size
+        if facts.same:
+            self.same.append(sample.id)
         if facts.classes is not None:
             for split in self.home[sample.id]:
                 self.classes[split] = self.classes.get(split, np.zeros(256, np.int64)) + facts.classes
@@ -129,6 +133,7 @@ def _tell(card: DatasetCard, by_split: Mapping[str, Sequence[Sample]], seen: _Se
         report.extend(views(seen.prints, "train", judged))
     _sizes(seen, report)
     _resized(seen, report)
+    _one_picture(seen, report)
     if seen.ranges:
         lows, highs = np.array(seen.ranges).T
         report.thermal_range = (float(lows.min()), float(highs.max()))
@@ -184,6 +189,16 @@ def _resized(seen: _Seen, report: Report) -> None:
         f"{sample.stated[1]}×{sample.stated[0]}); scale the labels, or use the pictures that they were made on"
     )
     report.add("error", "label", sample.id, text)
+
+
+def _one_picture(seen: _Seen, report: Report) -> None:
+    """The same picture in both folders: what looks like a pair is one sensor."""
+    if seen.same:
+        text = (
+            f"{len(seen.same)} of {len(seen.home)} pairs have the same grey picture as RGB and as thermal (first: "
+            f"'{seen.same[0]}'): one sensor's files lie in both places, or 'rgb' and 'thermal' in the card name one"
+        )
+        report.add("error", "duplicate", seen.same[0], text)
 
 
 def _tell_alignment(alignment: Alignment, found: Sequence[Recording], report: Report) -> None:
