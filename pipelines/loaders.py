@@ -142,6 +142,8 @@ class _Pool:
 
     def __init__(self, pairs: _ByKind, workers: int) -> None:
         self._plan = _Plan()
+        if not workers:
+            keep_freed_memory()  # this process makes the pictures itself
         self._loader: DataLoader[Any] = DataLoader(
             pairs,
             batch_sampler=self._plan,

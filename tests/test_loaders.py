@@ -52,6 +52,14 @@ def equal(some, others):
     return len(some) == len(others) and all(map(same, some, others))
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_process_that_makes_pictures_itself_keeps_freed_memory(card, monkeypatch, workers):
+    called = []
+    monkeypatch.setattr("pipelines.loaders.keep_freed_memory", lambda: called.append("kept"))
+    CardLoaders(card, recipe("task", workers=workers))
+    assert bool(called) is (workers == 0)
+
+
 def ids(batches):
     return [one for batch in batches for one in batch["ids"]]
 
