@@ -139,7 +139,9 @@ def test_a_cell_that_was_stopped_is_gone_on_with(small_recipe, compare_request, 
     steps = [tuple(call[:4]) for call in first + second]
     assert steps == [("one", str(s), stage, str(n)) for s in (0, 1) for stage in ("rgb-task", "fuse") for n in range(3)]
     log = (asked.out / "runs" / "one" / "seed-0" / "log.txt").read_text().splitlines()
-    assert [line for line in log if line] == ["rgb-task is done", "fuse is done"], "no line of a progress bar"
+    told = "each epoch is measured on the card's split 'val' (6 pairs); what is reported on test"
+    said = [line for line in log if line]
+    assert said == [told, "rgb-task is done", told, "fuse is done"], "begun and gone on with; no line of a progress bar"
 
 
 def test_two_at_a_time_share_a_prefix_and_have_one_thread_each(small_recipe, compare_request, stand_in, monkeypatch):
