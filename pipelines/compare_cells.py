@@ -145,9 +145,8 @@ class Cell:
             try:
                 if not self.trained:
                     resume = (self.folder / RECIPE).exists()
-                    print(
-                        f"each epoch is measured on {self.setting.validation}; what is reported on {self.setting.reported}"
-                    )
+                    where = self.setting.validation, self.setting.reported
+                    print("each epoch is measured on {}; what is reported on {}".format(*where))
                     train(
                         self.recipe, self.name, self.setting.card, self.folder, resume, accelerator=self.accelerator,
                         precision=self.precision, loggers=("none",), stop=stop, store=self.store,
