@@ -93,23 +93,38 @@ def _rank(records: Sequence[BoxRecord], kind: int) -> _Ranked:
         boxes = np.asarray(record.boxes, np.float32).reshape(-1, 6)
         boxes = boxes[boxes[:, 5].astype(np.int64) == kind]
         boxes = boxes[np.argsort(-boxes[:, 4], kind="stable")[:MOST]]
-        true = np.asarray(record.target_boxes, np.float32).reshape(-1, 4)[np.asarray(record.target_labels) == kind]
+        targets, labels = np.asarray(record.target_boxes, np.float32).reshape(-1, 4), np.asarray(record.target_labels)
+        true = targets[labels == kind]
+        hit = _match(_overlap(boxes[:, :4], true))
+        counts = hit | ~_ignored(boxes[:, :4], targets[labels == ~kind])
+        boxes, hit = boxes[counts], hit[counts]
         truths[index] = len(true)
         pictures.append(np.full(len(boxes), index))
         scores.append(boxes[:, 4].astype(np.float64))
-        hits.append(_match(_overlap(boxes[:, :4], true)))
+        hits.append(hit)
     order = np.argsort(-np.concatenate(scores), kind="stable")
     return _Ranked(np.concatenate(pictures)[order], np.flatnonzero(np.concatenate(hits)[order]), truths)
 
 
 def _overlap(found: NDArray[np.float32], true: NDArray[np.float32]) -> Floats:
     """IoU [K,N], rounded as COCO's: sides in float32, the rest in float64."""
+    shared, a, b = _shared(found, true)
+    union: Floats = a + b - shared
+    return np.asarray(shared / np.maximum(union, 1e-300), np.float64)
+
+
+def _shared(found: NDArray[np.float32], true: NDArray[np.float32]) -> tuple[Floats, Floats, Floats]:
+    """Area that boxes share [K,N], that of the first [K,1], and of the second [1,N]."""
     a, b = (np.concatenate([x[:, :2], x[:, 2:] - x[:, :2]], 1).astype(np.float64) for x in (found, true))
     a, b = a[:, None], b[None]
     sides = np.minimum(a[..., :2] + a[..., 2:], b[..., :2] + b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
-    shared = sides.clip(min=0).prod(2)
-    union: Floats = a[..., 2] * a[..., 3] + b[..., 2] * b[..., 3] - shared
-    return np.asarray(shared / np.maximum(union, 1e-300), np.float64)
+    return sides.clip(min=0).prod(2), a[..., 2] * a[..., 3], b[..., 2] * b[..., 3]
+
+
+def _ignored(found: NDArray[np.float32], regions: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Which found boxes [K] lie by half of their own area in a region: COCO's crowds, which are never used up."""
+    shared, own, _ = _shared(found, regions)
+    return np.asarray((shared / np.maximum(own, 1e-300) >= MATCHED).any(1))
 
 
 def _match(overlap: Floats) -> NDArray[np.bool_]:

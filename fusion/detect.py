@@ -24,6 +24,10 @@ _SPREAD = 0.54 / 6
 """Standard deviation of an object's Gaussian as a share of its side (TTFNet, AAAI 2020)."""
 
 
+_SPARED = 0.99
+"""Heat of a cell that is no centre and costs nothing: the loss of other cells fades with the 4th power of 1 − heat."""
+
+
 class DetectMetric(Metric):
     """COCO average precision: in all, per class with the precision–recall curve at an IoU of 0.5, and per size.
 
@@ -33,7 +37,10 @@ class DetectMetric(Metric):
     metrics: ClassVar[tuple[str, ...]] = ("ap50", "map")
 
     def record(self, answer: Mapping[str, Any], truth: Mapping[str, Any]) -> BoxRecord:
-        """``boxes`` [K,6], rows of score 0 are empty, against ``boxes`` [N,4] and ``labels`` [N] in the same pixels."""
+        """``boxes`` [K,6], rows of score 0 are empty, against ``boxes`` [N,4] and ``labels`` [N] in the same pixels.
+
+        A label below 0 is ~class of a region: boxes of that class in it count neither as right nor as wrong.
+        """
         found = torch.as_tensor(answer["boxes"]).float().cpu()
         # Copies: a view would keep a loader's shared memory open.
         return BoxRecord(
@@ -49,7 +56,7 @@ class DetectMetric(Metric):
         that no true box has is left out.
         """
         count = np.bincount(
-            np.concatenate([np.zeros(0, np.int64), *(r.target_labels for r in self.records)]),
+            np.concatenate([np.zeros(0, np.int64), *(r.target_labels[r.target_labels >= 0] for r in self.records)]),
             minlength=len(self.classes),
         ).tolist()
         if not any(count):
@@ -92,10 +99,11 @@ class DetectMetric(Metric):
         )
         figures.warn_on_many_detections = False
         for record in self.records:
-            found = torch.from_numpy(record.boxes)
+            found, labels = torch.from_numpy(record.boxes), torch.from_numpy(record.target_labels)
+            true = {"boxes": torch.from_numpy(record.target_boxes), "labels": torch.where(labels < 0, ~labels, labels)}
             figures.update(
                 [{"boxes": found[:, :4], "scores": found[:, 4], "labels": found[:, 5].long()}],
-                [{"boxes": torch.from_numpy(record.target_boxes), "labels": torch.from_numpy(record.target_labels)}],
+                [true | {"iscrowd": (labels < 0).long()}],
             )
         summary: dict[str, Tensor] = figures.compute()
         return summary
@@ -178,7 +186,8 @@ class DetectHead(PyramidHead):
         """What the maps ought to say.
 
         Args:
-            batch: ``boxes``: for each sample [N,4], x1, y1, x2, y2 in RGB pixels; ``labels``: for each [N], int64.
+            batch: ``boxes``: for each sample [N,4], x1, y1, x2, y2 in RGB pixels; ``labels``: for each [N], int64;
+                one below 0 is ~class of a region in which no answer of that class is wrong.
             frame: How RGB lies on the canvas.
 
         Returns:
@@ -191,7 +200,7 @@ class DetectHead(PyramidHead):
             for boxes, labels in zip(batch["boxes"], batch["labels"], strict=True)
         ]
         heat, weight, goal = (torch.stack(part) for part in zip(*drawn, strict=True))
-        objects = heat.new_tensor([float(len(boxes)) for boxes in batch["boxes"]])
+        objects = torch.stack([(labels >= 0).sum() for labels in batch["labels"]]).to(heat)
         return {"heat": heat, "weight": weight, "goal": goal, "objects": objects}
 
     def counts(self, targets: dict[str, Tensor]) -> Tensor:
@@ -220,9 +229,13 @@ def draw_targets(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Draw one sample's objects: heat [classes,h,w], regression weight [h,w], and the box of each cell [4,h,w].
 
-    Where objects overlap, the smaller one owns the cell.
+    Where objects overlap, the smaller one owns the cell. A label below 0 is ~class of a region that is left alone.
     """
     height, width = size
+    objects = labels >= 0
+    if not objects.all():
+        heat, weight, goal = draw_targets(boxes[objects], labels[objects], classes, size, stride)
+        return _spare(heat, boxes[~objects] / stride, ~labels[~objects]), weight, goal
     heat, weight = boxes.new_zeros((classes, height, width)), boxes.new_zeros((height, width))
     goal = boxes.new_zeros((4, height, width))
     if len(boxes) == 0:
@@ -240,6 +253,16 @@ def draw_targets(
     weight = (share * (1 + area).log().view(-1, 1, 1)).sum(0)
     goal = boxes[owner.clamp(min=0)].permute(2, 0, 1)
     return heat, weight, goal
+
+
+def _spare(heat: Tensor, boxes: Tensor, labels: Tensor) -> Tensor:
+    """Heat [classes,h,w] that asks for nothing in regions: next to no loss, whatever the answer; ``boxes`` in cells."""
+    ys = torch.arange(heat.shape[1], device=heat.device).view(1, -1, 1)
+    xs = torch.arange(heat.shape[2], device=heat.device).view(1, 1, -1)
+    left, top, right, bottom = (side.view(-1, 1, 1) for side in boxes.unbind(1))
+    inside = (xs >= left) & (xs <= right) & (ys >= top) & (ys <= bottom)
+    spared = torch.stack([inside[labels == k].any(0) for k in range(len(heat))])
+    return torch.where(spared, heat.clamp(min=_SPARED), heat)
 
 
 def _gaussians(boxes: Tensor, size: tuple[int, int]) -> Tensor:

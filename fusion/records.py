@@ -26,7 +26,7 @@ class BoxRecord:
     target_boxes: Floats
     """[N,4]: x1, y1, x2, y2."""
     target_labels: Ints
-    """[N]: class of each."""
+    """[N]: class of each; ~class (below 0) of a region in which boxes of that class count neither way."""
 
     @staticmethod
     def pack(records: Sequence["BoxRecord"]) -> Arrays:

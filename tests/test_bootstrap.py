@@ -26,9 +26,9 @@ def coco(records: list[BoxRecord], classes: int) -> float:
 
 
 def draw_record(
-    rng: np.random.Generator, classes: int, truths: int, found: int, levels: int = 0, hit: float = 0.7
+    rng: np.random.Generator, classes: int, truths: int, found: int, levels: int = 0, hit: float = 0.7, crowd: float = 0
 ) -> BoxRecord:
-    """True boxes; found boxes near some of them and elsewhere; scores of few levels where asked (ties)."""
+    """True boxes, a share of them to be ignored; found boxes near some of them and elsewhere; scores of few levels."""
     corner = rng.uniform(0, 60, (truths, 2))
     true = np.concatenate([corner, corner + rng.uniform(4, 30, (truths, 2))], 1)
     labels = rng.integers(classes, size=truths)
@@ -43,13 +43,16 @@ def draw_record(
         kinds[near] = labels[which][near]
     scores = rng.integers(1, levels + 1, found) / levels if levels else rng.uniform(0.01, 1, found)
     rows = np.concatenate([boxes, scores[:, None], kinds[:, None]], 1)
+    labels = np.where(rng.random(truths) < crowd, ~labels, labels)
     return BoxRecord(rows.astype(np.float32), true.astype(np.float32), labels.astype(np.int64))
 
 
-def draw_records(seed: int, pictures: int, classes: int = 1, levels: int = 0, hit: float = 0.7) -> list[BoxRecord]:
+def draw_records(
+    seed: int, pictures: int, classes: int = 1, levels: int = 0, hit: float = 0.7, crowd: float = 0
+) -> list[BoxRecord]:
     rng = np.random.default_rng(seed)
     sizes = rng.integers(0, 7, pictures), rng.integers(0, 12, pictures)
-    return [draw_record(rng, classes, t, f, levels, hit) for t, f in zip(*sizes, strict=True)]
+    return [draw_record(rng, classes, t, f, levels, hit, crowd) for t, f in zip(*sizes, strict=True)]
 
 
 @settings(max_examples=25, deadline=None)
@@ -58,9 +61,10 @@ def draw_records(seed: int, pictures: int, classes: int = 1, levels: int = 0, hi
     pictures=st.integers(1, 6),
     classes=st.integers(1, 3),
     levels=st.sampled_from([0, 1, 3]),  # 1: all scores are equal
+    crowd=st.sampled_from([0, 0.4]),
 )
-def test_equals_coco(seed: int, pictures: int, classes: int, levels: int) -> None:
-    records = draw_records(seed, pictures, classes, levels)
+def test_equals_coco(seed: int, pictures: int, classes: int, levels: int, crowd: float) -> None:
+    records = draw_records(seed, pictures, classes, levels, crowd=crowd)
     value = BoxPrecision(records, classes + 1).value()  # the last class never occurs
     assert value == pytest.approx(coco(records, classes + 1), abs=1e-9)
 

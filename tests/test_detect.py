@@ -93,6 +93,25 @@ def test_targets_hold_all_that_the_counts_need_for_each_sample():
     assert counts[0] == 4 and torch.allclose(sum(alone), counts)
 
 
+def test_a_region_that_is_ignored_is_neither_an_object_nor_a_mistake():
+    module = head()
+    region, other = torch.tensor([[40.0, 16.0, 92.0, 60.0]]), torch.tensor([[12.0, 8.0, 16.0, 16.0]])
+    boxes = torch.cat([BOXES[:1], region])
+    maps = {"heat": torch.full((1, 2, 16, 24), -4.0), "box": torch.full((1, 4, 16, 24), 8.0)}
+    loud = {**maps, "heat": maps["heat"].clone()}
+    loud["heat"][0, 1, 4:16, 10:24] = 3.0  # answers of class 1 all over the region
+    losses = {}
+    for name, labels in (("no region", [0]), ("class 1", [0, ~1]), ("class 0", [0, ~0])):
+        truth_of = ([boxes[: len(labels)]], [torch.tensor(labels)])
+        targets = module.targets(truth(*truth_of), FRAME)
+        assert module.counts(targets)[0] == 1
+        losses[name] = [float(module.loss(m, targets, module.counts(targets))["centre"]) for m in (maps, loud)]
+    assert losses["class 1"][1] == pytest.approx(losses["class 1"][0], abs=1e-3)
+    assert losses["class 0"][1] > losses["class 0"][0] + 10 and losses["no region"][1] > losses["no region"][0] + 10
+    only = module.targets(truth([other], [torch.tensor([~0])]), FRAME)
+    assert only["objects"].tolist() == [0] and only["weight"].sum() == 0 and 0 < only["heat"].max() < 1
+
+
 def test_a_loss_is_divided_by_the_counts_it_is_given():
     module = head()
     maps, targets = module(features()), module.targets(truth([BOXES, BOXES[:1]], [LABELS, LABELS[:1]]), FRAME)
@@ -148,6 +167,18 @@ def test_average_precision_of_a_perfect_and_of_a_half_right_answer():
     result = metric.compute()
     assert result["ap50"] == pytest.approx(0.5)
     assert result["per_class"]["b"]["ap50"] == 0.0
+
+
+def test_what_lies_in_an_ignored_region_counts_neither_way():
+    """By half of its own area, as often as it likes, and of the region's class alone."""
+    boxes = torch.tensor([[50.0, 50, 60, 60, 0.9, 0], [55.0, 55, 65, 70, 0.8, 0], [0.0, 0, 10, 10, 0.7, 0]])
+    true = torch.tensor([[0.0, 0, 10, 10], [40.0, 40, 90, 90]])
+    for label, expected in ((~0, 1.0), (~1, 1 / 3)):
+        metric = DetectMetric(["a", "b"])
+        update(metric, boxes, true, torch.tensor([0, label]))
+        result = metric.compute()
+        assert result["ap50"] == pytest.approx(expected) and result["per_class"].keys() == {"a"}
+        assert result["per_class"]["a"]["count"] == 1
 
 
 def test_average_precision_without_any_answer_is_zero():
