@@ -7,6 +7,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from fusion.blends import BLENDS, Anchor
 from fusion.heads import HEADS as HEADS
 from fusion.layers import Activation, Norm
+from fusion.sizes import FIELD, with_size
 
 Sensor = Literal["rgb", "thermal"]
 SENSORS: tuple[Sensor, ...] = ("rgb", "thermal")
@@ -96,7 +97,11 @@ class Head(_Section):
 
 
 class ModelSection(_Section):
-    """The ``model`` section of a recipe."""
+    """The ``model`` section of a recipe.
+
+    ``encoders: edge|base|large`` (see fusion.sizes) stands for the ``arch`` of both branches, and takes the place of
+    those that are given; the resolved recipe holds the architectures.
+    """
 
     size: tuple[Annotated[int, Field(gt=0, multiple_of=32)], Annotated[int, Field(gt=0, multiple_of=32)]]
     """Height, width of the network's canvas."""
@@ -111,6 +116,11 @@ class ModelSection(_Section):
     def is_early(self) -> bool:
         """Whether both pictures go stacked into one encoder."""
         return self.blend.kind == EARLY and len(self.sensors) > 1
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_size_names_both(cls, values: Any) -> Any:  # noqa: ANN401 - pydantic hands in what it was given
+        return with_size(values) if isinstance(values, dict) and FIELD in values else values
 
     @model_validator(mode="after")
     def _no_thermal_weights_unused(self) -> Self:

@@ -9,6 +9,7 @@ EXAMPLE = """examples:
   rgbt train staged --data card.yaml --out runs/first
   rgbt train staged --data card.yaml --out runs/first --resume
   rgbt train staged --data card.yaml --out runs/night --set model.blend.anchor=thermal --set model.size=[256,256]
+  rgbt train staged --data card.yaml --out runs/small --set model.encoders=edge   # or base, large
   rgbt train staged --data card.yaml --out runs/four --devices 4 --precision bf16-mixed --logger csv mlflow
   torchrun --nnodes 2 --nproc-per-node 4 -m pipelines.cli train staged --data card.yaml --out runs/eight
 """
