@@ -12,7 +12,7 @@ from data.errors import DataError
 from data.ids import read_ids, safe_id
 from data.labels.boxes import read_boxes
 from data.labels.image_classes import IMAGE_LABEL_FORMATS
-from data.labels.source import Boxed, BoxSource
+from data.labels.source import IGNORE_NAME, Boxed, BoxSource, Ignore
 from data.patterns import fill
 from data.prepare import InputSpec
 from data.rig import Rig, Size
@@ -103,7 +103,7 @@ class DatasetCard(BaseModel):
     def _names_are_classes(self) -> None:
         """What labels and masks map to must be among the classes."""
         if self.labels is not None:
-            wrong = {name for name in self.labels.names.values() if name is not None} - set(self.classes)
+            wrong = {name for name in self.labels.names.values() if name is not None} - {*self.classes, IGNORE_NAME}
             if wrong:
                 raise ValueError(f"labels.names: '{min(wrong)}' is not among the classes ({', '.join(self.classes)})")
         if self.masks is not None and (reserved := {*self.classes} & {"background", "ignore"}):
@@ -208,6 +208,7 @@ class DatasetCard(BaseModel):
                 image_label=kinds.get(one),
                 clipped=boxes[one].clipped if one in boxes else (),
                 stated=boxes[one].stated if one in boxes else None,
+                empty=boxes[one].empty if one in boxes else (),
             )
             for one in ids
         ]
@@ -251,6 +252,7 @@ class DatasetCard(BaseModel):
             self.labels.names,
             self.rgb_size,
             self.labels.missing == "empty",
+            Ignore(self.labels.ignore_below, self.labels.ignore_hidden),
         )
         return read_boxes(self.labels.format, source, list(ids))
 

@@ -57,7 +57,13 @@ class Labels(_Part):
     path: Inside
     """Relative to the root. coco: the JSON file. The others: a pattern of one file for each pair."""
     names: dict[str, str | None] = {}
-    """A class as the files call it → one of the card's classes, or null to leave its boxes out."""
+    """A class as the files call it → one of the card's classes, null to leave its boxes out, or ignore: there boxes of
+    every class count neither as right nor as wrong."""
+    ignore_below: Annotated[float, Field(ge=0)] = 0
+    """Height in RGB pixels; lower boxes are ignored."""
+    ignore_hidden: Annotated[int, Field(ge=1)] | None = None
+    """Degree of occlusion from which on boxes are ignored, where files say it (kaist; voc's occlusion): 1 partly, 2
+    heavily hidden. None: none is."""
     missing: Literal["unlabelled", "empty"] = "unlabelled"
     """What it means that a pair has no file: nobody looked (unlabelled), or nothing is there (empty)."""
 

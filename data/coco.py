@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from data.errors import DataError
-from data.labels.source import Boxed, Clip, boxed, clip_box
+from data.labels.source import Boxed, Clip, Ignore, boxed, clip_box, labels_of
 from data.text_file import read_json
 
 _LONGEST = 1024
@@ -26,19 +26,22 @@ def read_coco(
     classes: Sequence[str] | None,
     size: tuple[int, int] | None = None,
     names: Mapping[str, str | None] | None = None,
+    ignore: Ignore | None = None,
 ) -> tuple[list[CocoImage], list[str]]:
     """Read the boxes of a COCO file; return its images and the class names that labels index.
 
-    Crowd regions (``iscrowd: 1``) are left out, and so is what of a box lies outside its picture.
+    In crowd regions (``iscrowd: 1``, or ``ignore: 1``) boxes of their class count neither way. What of a box lies
+    outside its picture is left out, and so are boxes without width or height.
 
     Args:
         path: The JSON file.
         classes: Names in the order of the labels; None takes the file's categories in the order of their ids.
         size: Height, width of pictures for which the file states none.
-        names: A category's name → one of ``classes``, or None to leave its boxes out.
+        names: A category's name → one of ``classes``, ``ignore``, or None to leave its boxes out.
+        ignore: Which boxes count neither way, whatever their class; None: none.
 
     Raises:
-        DataError: not COCO, an unknown category, or a box without area in its picture.
+        DataError: not COCO, an unknown category, or a box outside of its picture.
     """
     content = _load(path)
     called = _categories(content, path)
@@ -48,14 +51,14 @@ def read_coco(
     boxes: dict[int | str, list[tuple[Clip, int]]] = {}
     for annotation in content["annotations"]:
         where = f"{path}: annotation {annotation.get('id', '?')!s:.60}"
-        if annotation.get("iscrowd"):
-            continue
         image_id = _id(annotation, "image_id", where)
         if image_id not in images:
             raise DataError(f"{where}: image_id {image_id!s:.60} is not among the images")
-        label = _label(annotation, called, names or {}, known, where)
-        if label is not None:
-            boxes.setdefault(image_id, []).append((_box(annotation, images[image_id], size, where), label))
+        ignored = bool(annotation.get("iscrowd") or annotation.get("ignore")) or _is_ignored(annotation, ignore)
+        labels = _labels(annotation, called, names or {}, known, where, ignored)
+        if labels:
+            clip = _box(annotation, images[image_id], size, where)
+            boxes.setdefault(image_id, []).extend((clip, label) for label in labels)
     found = [_image(image, boxes.get(key, []), path) for key, image in images.items()]
     _refuse_twins(found, path)
     return found, known
@@ -101,27 +104,28 @@ def _field(entry: Mapping[str, Any], key: str, where: str) -> Any:  # noqa: ANN4
     return entry[key]
 
 
-def _label(
+def _is_ignored(annotation: Mapping[str, Any], ignore: Ignore | None) -> bool:
+    box = annotation.get("bbox")
+    if ignore is None or not isinstance(box, list) or len(box) != 4 or not _is_number(box[3]):
+        return False  # what is wrong with the box is said where it is read
+    return ignore(box[3])
+
+
+def _labels(
     annotation: Mapping[str, Any],
     called: Mapping[int | str, str],
     names: Mapping[str, str | None],
     known: Sequence[str],
     where: str,
-) -> int | None:
+    ignored: bool,
+) -> tuple[int, ...]:
     category = _id(annotation, "category_id", where)
     if category not in called:
         raise DataError(
             f"{where}: category_id {category!s:.60} is not among the file's categories {sorted(called.items())!s:.200}"
         )
-    name = names.get(called[category], called[category])
-    if name is None:
-        return None
-    if name not in known:
-        raise DataError(
-            f"{where}: class '{name:.60}' is not among the card's classes ({', '.join(known)}); add it to 'classes', "
-            f"say labels.names: {{{called[category]:.60}: null}} to leave it out, or take the annotations out"
-        )
-    return known.index(name)
+    name = called[category]
+    return labels_of(names.get(name, name), name, known, where, ignored)
 
 
 def _box(annotation: Mapping[str, Any], image: Mapping[str, Any], size: tuple[int, int] | None, where: str) -> Clip:
@@ -166,7 +170,7 @@ def _image(image: Mapping[str, Any], boxes: list[tuple[Clip, int]], path: Path) 
     height, width = image.get("height"), image.get("width")
     stated = (int(height), int(width)) if _is_side(height) and _is_side(width) else None
     split = None if split is None else str(split)
-    return CocoImage(truth.boxes, truth.labels, split, truth.clipped, stated, file_name=name)
+    return CocoImage(truth.boxes, truth.labels, split, truth.clipped, stated, truth.empty, file_name=name)
 
 
 def _refuse_twins(images: list[CocoImage], path: Path) -> None:

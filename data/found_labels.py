@@ -96,7 +96,7 @@ def _coco(
     if not labelled:
         first = images[0].file_name if images else "none"
         raise DataError(f"{path}: no file_name (first: '{first}') is that of an RGB picture {pairs.rgb}")
-    boxes = sum(len(image.boxes) for image in labelled.values())
+    boxes = sum(int((image.labels >= 0).sum()) for image in labelled.values())
     without = len(pairs.ids) - len(labelled)
     assumed.append(f"labels are boxes in RGB pixels: {boxes} on {len(labelled)} pairs; {without} pairs have none")
     if clipped := [line for image in labelled.values() for line in image.clipped]:

@@ -18,6 +18,8 @@ from pipelines.live.draw import COLOURS, draw_map, false_colour
 
 _TILE = 256
 """Width of one picture in pixels."""
+_GREY = (150, 150, 150)
+"""Of regions that are ignored."""
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
@@ -94,6 +96,6 @@ def _draw(view: NDArray[np.uint8], truth: Truth, scale: float, names: Sequence[s
         return
     boxes = (truth["boxes"] * scale).round().astype(int).tolist()
     for (left, top, right, bottom), label in zip(boxes, truth["labels"].tolist(), strict=True):
-        colour = COLOURS[label % len(COLOURS)]
+        colour, name = (COLOURS[label % len(COLOURS)], names[label]) if label >= 0 else (_GREY, "ignored")
         cv2.rectangle(view, (left, top), (right, bottom), colour, 1)
-        cv2.putText(view, names[label], (left, max(9, top - 2)), _FONT, 0.3, colour, 1, cv2.LINE_AA)
+        cv2.putText(view, name, (left, max(9, top - 2)), _FONT, 0.3, colour, 1, cv2.LINE_AA)

@@ -1,5 +1,6 @@
 """Measures a trained run or a bundle on a split of a card; one row for each thing that is done to the pairs."""
 
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from data.card import DatasetCard
 from data.errors import DataError
 from data.pairs import Truth, load_pair
 from data.prepare import Prepared, Preparer
-from data.sample import Sample
+from data.sample import Sample, tell_empty
 from fusion.heads import metric_for
 from pipelines.evaluation import Evaluation, Example, Row, table
 from pipelines.robustness import Change, Condition, choose, mean
@@ -96,6 +97,8 @@ def _labelled(card: DatasetCard, split: str, task: str) -> list[Sample]:
     unlabelled = next((sample.id for sample in samples if not sample.has(task)), None)
     if unlabelled is not None:
         raise DataError(f"{card.path}: pair '{unlabelled}' of split '{split}' has no labels to measure against")
+    if task == "detect" and (warning := tell_empty(samples)):
+        print(warning, file=sys.stderr)
     return samples
 
 

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from data.card import SENSORS, TASKS, DatasetCard, Sample
 from data.dataset import Batch, Item, PairDataset, Stacked, stack, unpack
 from data.errors import DataError
+from data.sample import tell_empty
 from data.text_file import read_bytes
 from fusion.objectives import OBJECTIVES
 from fusion.seeds import derive, permutation
@@ -48,6 +49,8 @@ class CardLoaders:
         self._recipe, self._rank, self._world = recipe, rank, world
         splits = _read(card, recipe)
         _require_files(card, recipe, splits)
+        self.warning = tell_empty(one for samples in splits.values() for one in samples) if task == "detect" else ""
+        """One line on what is left out; empty: nothing is."""
         self.fingerprint = _fingerprint(card, task, splits)
         """Hash of what a run takes from the card: sizes, unit, classes, rig, ids, the task's labels (masks byte by
         byte), and the length of each other file."""

@@ -111,6 +111,8 @@ def train(
     if resume and processes.leads:
         _require_same_card(out, info)
     say = _say if processes.leads else _nothing
+    if loaders.warning:
+        say(loaders.warning)
     model = _build(recipe, card, say)
     with _running(fabric, made):
         trainer = Trainer(model, recipe, loaders, out, fabric, say, stop, store)

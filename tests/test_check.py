@@ -9,6 +9,7 @@ import pytest
 from data.card import DatasetCard
 from data.check.run import check_card
 from data.images import write_image
+from data.sample import tell_empty
 
 
 @pytest.fixture
@@ -177,6 +178,18 @@ def test_boxes_that_are_clipped_are_a_warning(folder):
     line = next(warning for warning in report.warnings if "clipped" in warning)
     assert report.errors == [] and line.startswith("1 boxes leave their pictures and are clipped to them (first: ")
     assert "boxes.json: annotation 1: box [90, 10, 20, 20] (x, y, width, height) of image" in line
+
+
+def test_boxes_without_area_are_named_and_left_out(folder):
+    before = sum(report_of(folder).splits["train"]["boxes"].values())
+    change(folder, lambda coco: [one.update(bbox=[9, 10, 0, 20]) for one in coco["annotations"][:2]])
+    report = report_of(folder)
+    lines = [warning for warning in report.warnings if "has no area and is left out" in warning]
+    assert report.errors == [] and len(lines) == 2 and "boxes.json: annotation 1: box [9, 10, 0, 20]" in lines[0]
+    assert sum(report.splits["train"]["boxes"].values()) == before - 2
+    said = tell_empty(DatasetCard.load(folder / "card.yaml").samples("train"))
+    assert said.startswith("warning: 2 boxes have no width or no height and are left out (first: ")
+    assert "boxes.json: annotation 1)" in said and "\n" not in said
 
 
 def test_a_split_of_thermal_alone_needs_no_rgb(folder):

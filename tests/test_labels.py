@@ -1,8 +1,10 @@
 """Every format of labels: the same truth comes back, and what is wrong is one line."""
 
 import json
+import re
 import struct
 import zlib
+from dataclasses import replace
 from typing import get_args
 
 import numpy as np
@@ -15,7 +17,7 @@ from data.images import write_image
 from data.labels.boxes import ONE_FILE_EACH, read_boxes
 from data.labels.image_classes import IMAGE_LABEL_FORMATS
 from data.labels.masks import read_mask, read_mask_file
-from data.labels.source import BoxSource
+from data.labels.source import BoxSource, Ignore
 
 SIZE = (40, 60)
 CLASSES = ("person", "car")
@@ -139,11 +141,10 @@ def test_a_box_that_leaves_its_picture_is_clipped_and_told_of(source, form):
         ((10, -9, 20, -2), "lies outside its image of 60×40"),
         ((60.001, 10, 60.4, 20), "lies outside its image"),
         ((59.9999, 10, 70, 20), "lies outside its image"),
-        ((30, 10, 30, 20), "has no area"),
-        ((30, 20, 40, 20), "has no area"),
+        ((30, 10, 29, 20), "has a width or height below 0"),
     ],
 )
-def test_a_box_without_area_in_its_picture_is_one_line(source, form, box, said):
+def test_a_box_that_is_none_is_one_line(source, form, box, said):
     with pytest.raises(
         DataError, match=rf"(labels\.json: annotation 1|1\.txt(:\d|: object 2)): box \[.*{said}"
     ) as caught:
@@ -151,6 +152,34 @@ def test_a_box_without_area_in_its_picture_is_one_line(source, form, box, said):
     assert "\n" not in str(caught.value)
     left_out = read_boxes(form, source(form, [BOXES[0], ("car", box)], names={"car": None}), ["a/1"])["a/1"]
     assert len(left_out.boxes) == 1, "of what is left out nobody reads the place"
+
+
+@formats
+@pytest.mark.parametrize("box", [(30, 10, 30, 20), (30, 20, 40, 20)])
+def test_a_box_without_area_is_left_out_and_told_of(source, form, box):
+    truth = read_boxes(form, source(form, [("car", box), BOXES[0]]), ["a/1"])["a/1"]
+    assert truth.labels.tolist() == [0] and truth.boxes.shape == (1, 4) and truth.clipped == ()
+    (line,) = truth.empty
+    assert re.search(
+        r"(labels\.json: annotation 0|1\.txt(:[12]|: object 1)): box \[.* has no area and is left out$", line
+    )
+
+
+@formats
+def test_what_is_ignored_is_kept_with_labels_below_0(source, form):
+    """By name for every class, by height for the box's own."""
+    tall, low = ("person", (2, 4, 12, 34)), ("person", (20, 4, 30, 24))
+    where = source(form, [tall, low, BOXES[1]], names={"car": "ignore"}, ignore=Ignore(below=30))
+    truth = read_boxes(form, where, ["a/1"])["a/1"]
+    assert truth.labels.tolist() == [0, ~0, ~0, ~1]
+    assert truth.boxes.round(3).tolist() == [list(tall[1]), list(low[1])] + [list(BOXES[1][1])] * 2
+
+
+def test_a_class_may_be_called_ignore(source):
+    where = replace(source("kaist", [("ignore", (2, 4, 12, 24))]), classes=("person", "ignore"))
+    assert read_boxes("kaist", where, ["a/1"])["a/1"].labels.tolist() == [1]
+    with pytest.raises(DataError, match="class 'ignore' is not among"):
+        read_boxes("kaist", replace(where, classes=("person",)), ["a/1"])
 
 
 def test_numbers_that_are_none_make_no_box(source, tmp_path):
@@ -178,11 +207,15 @@ def test_yolo_takes_polygons_and_the_picture_s_own_size(source, tmp_path):
         read_boxes("yolo", where, ["a/1"])
 
 
-def test_kaist_leaves_out_what_is_to_be_ignored(source, tmp_path):
+def test_kaist_ignores_what_is_marked_or_heavily_hidden(source, tmp_path):
     where = source("kaist", BOXES)
     path = tmp_path / "labels/a/1.txt"
-    path.write_text(path.read_text().replace(" 0 0 0 0 0 0 0", " 0 0 0 0 0 1 0", 1))
-    assert read_boxes("kaist", where, ["a/1"])["a/1"].labels.tolist() == [1]
+    content = path.read_text()
+    path.write_text(content.replace(" 0 0 0 0 0 0 0", " 0 0 0 0 0 1 0", 1))
+    assert read_boxes("kaist", where, ["a/1"])["a/1"].labels.tolist() == [~0, 1]
+    path.write_text(content.replace(" 0 0 0 0 0 0 0", " 2 0 0 0 0 0 0", 1))
+    assert read_boxes("kaist", where, ["a/1"])["a/1"].labels.tolist() == [0, 1]
+    assert read_boxes("kaist", replace(where, ignore=Ignore(hidden=2)), ["a/1"])["a/1"].labels.tolist() == [~0, 1]
 
 
 def indexed_png(pixels, bits, colour=3):

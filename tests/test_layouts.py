@@ -118,7 +118,9 @@ def kaist(root: Path, frames: int = 40) -> dict[str, int]:
             text(
                 root / "annotations" / video / f"I{frame:05}.txt",
                 "% bbGt version=3",
-                "person 4 5 20 30 0 0 0 0 0 0 0",
+                "person 4 5 20 56 1 0 0 0 0 0 0",
+                "person 9 5 20 56 2 0 0 0 0 0 0",
+                "person 2 5 10 30 0 0 0 0 0 0 0",
                 "people 1 1 9 9 0 0 0 0 0 0 0",
                 "person? 1 1 9 9 1 0 0 0 0 0 0",
                 "cyclist 1 1 9 9 0 0 0 0 0 0 0",
@@ -225,7 +227,7 @@ def test_every_pair_of_every_split_loads_with_its_labels(made):
                 first = 1 if card.masks.zero == "ignore" else 0
                 assert set(np.unique(pair["mask"])) - {255} == set(range(first, len(card.classes) + 1))
         if "detect" in card.tasks():
-            labels = {int(label) for sample in samples for label in sample.labels}
+            labels = {int(label) for sample in samples for label in sample.labels if label >= 0}
             assert labels and labels <= set(range(len(card.classes)))
 
 
@@ -304,7 +306,8 @@ def test_pst900_leaves_the_holes_of_thermal_out(tmp_path):
 def test_kaist_counts_persons_alone_and_knows_night(tmp_path):
     card, layout = built(tmp_path, "kaist")
     (sample,) = {s.id: s for s in card.samples("test") if s.id == "set09/V000/I00019"}.values()
-    assert sample.boxes.tolist() == [[4, 5, 24, 35]] and sample.scene == "night"
+    assert sample.labels.tolist() == [0, *[~0] * 5], "heavily hidden, low, people, person?, cyclist: neither way"
+    assert sample.boxes[0].tolist() == [4, 5, 24, 48] and sample.scene == "night"
     assert {one.id[-6:] for one in card.samples("test")} == {"I00019", "I00039"}, "every 20th frame"
     assert any("imageSets/train-all-02.txt" in line for line in layout.assumed)
     videos = [{one.id.rpartition("/")[0] for one in card.samples(split)} for split in ("train", "val")]
@@ -328,13 +331,14 @@ def test_kaist_reads_its_xml_annotations(tmp_path):
             video = path.relative_to(root / "annotations").with_suffix(".xml")
             file = root / "annotations-xml-new" / video
             voc(file, "person", "people")
-            real = "<x>4</x><y>5</y><w>26</w><h>35</h>"  # of the set's own files: no corner at the bottom right
+            real = "<x>4</x><y>5</y><w>26</w><h>56</h>"  # of the set's own files: no corner at the bottom right
             content = file.read_text(encoding="utf-8")
             file.write_text(re.sub(r"<xmin>.*?</ymax>", real, content), encoding="utf-8")
         (root / "annotations").rename(root / "annotations-old")
 
     card, _ = built(tmp_path, "kaist", change)
-    assert card.labels.format == "voc" and card.samples("test")[0].boxes.tolist() == [[4, 5, 30, 40]]
+    assert card.labels.format == "voc" and card.samples("test")[0].boxes.tolist() == [[4, 5, 30, 48]] * 2
+    assert card.samples("test")[0].labels.tolist() == [0, ~0]
 
 
 def test_m3fd_uses_lists_where_there_are_some(tmp_path):

@@ -1,5 +1,6 @@
 """What the trainer is handed: order, shares, resume, kinds, and what is refused."""
 
+import json
 import shutil
 
 import numpy as np
@@ -58,6 +59,17 @@ def test_a_process_that_makes_pictures_itself_keeps_freed_memory(card, monkeypat
     monkeypatch.setattr("pipelines.loaders.keep_freed_memory", lambda: called.append("kept"))
     CardLoaders(card, recipe("task", workers=workers))
     assert bool(called) is (workers == 0)
+
+
+def test_boxes_without_area_are_left_out_with_one_warning(card, tmp_path):
+    content = json.loads((card.path.parent / "boxes.json").read_text(encoding="utf-8"))
+    content["annotations"][0]["bbox"][2] = 0
+    (tmp_path / "boxes.json").write_text(json.dumps(content), encoding="utf-8")
+    labels = card.labels.model_copy(update={"path": str(tmp_path / "boxes.json")})
+    changed = card.model_copy(update={"labels": labels}).at(card.path)
+    told = CardLoaders(changed, recipe()).warning
+    assert told.startswith("warning: 1 boxes have no width or no height and are left out (first: ") and "json" in told
+    assert CardLoaders(card, recipe()).warning == CardLoaders(changed, recipe(task="segment")).warning == ""
 
 
 def ids(batches):

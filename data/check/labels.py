@@ -45,6 +45,7 @@ def count_labels(
                 _never_labelled(split, samples, card, report)
             _absent_classes(split, counts, report)
     _clipped(by_split, report)
+    _empty(by_split, report)
     _sides(by_split, report)
 
 
@@ -58,7 +59,7 @@ def _boxes(samples: Sequence[Sample], card: DatasetCard) -> dict[str, int]:
     counts: Counter[int] = Counter()
     for sample in samples:
         if sample.labels is not None:
-            counts.update(sample.labels.tolist())
+            counts.update(sample.labels[sample.labels >= 0].tolist())
     return {name: counts[index] for index, name in enumerate(card.classes)} if card.labels is not None else {}
 
 
@@ -114,6 +115,13 @@ def _clipped(by_split: Mapping[str, Sequence[Sample]], report: Report) -> None:
         report.add("warning", "box", lines[0][0], text)
 
 
+def _empty(by_split: Mapping[str, Sequence[Sample]], report: Report) -> None:
+    """Boxes without width or height, each with its file and line: training leaves them out."""
+    found = {line: sample.id for samples in by_split.values() for sample in samples for line in sample.empty}
+    for line, one in found.items():
+        report.add("warning", "box", one, line)
+
+
 def _sides(by_split: Mapping[str, Sequence[Sample]], report: Report) -> None:
     sides: list[float] = []
     tiny = doubled = 0
@@ -121,10 +129,11 @@ def _sides(by_split: Mapping[str, Sequence[Sample]], report: Report) -> None:
     for sample in (sample for samples in by_split.values() for sample in samples):
         if sample.boxes is None or sample.labels is None:
             continue
-        spans = sample.boxes[:, 2:] - sample.boxes[:, :2]
+        boxes, labels = sample.boxes[sample.labels >= 0], sample.labels[sample.labels >= 0]
+        spans = boxes[:, 2:] - boxes[:, :2]
         sides += np.sqrt(spans.prod(axis=1)).tolist()
         tiny += int((spans.min(axis=1, initial=np.inf) < TINY).sum())
-        rows = np.column_stack((sample.boxes, sample.labels))
+        rows = np.column_stack((boxes, labels))
         twice = len(rows) - len(np.unique(rows, axis=0))
         if twice and not doubled:
             first = sample.id

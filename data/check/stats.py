@@ -151,7 +151,7 @@ def _boxes(samples: Sequence[Sample], card: DatasetCard) -> dict[str, Sides]:
     found: Mapping[int, list[NDArray[np.float32]]] = defaultdict(list)
     for sample in samples:
         if sample.boxes is not None and sample.labels is not None:
-            for label in np.unique(sample.labels).tolist():
+            for label in np.unique(sample.labels[sample.labels >= 0]).tolist():
                 found[label].append(sample.boxes[sample.labels == label])
     size = card.rgb_size
     return {card.classes[label]: _sides(np.concatenate(found[label]), size) for label in sorted(found)}

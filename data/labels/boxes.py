@@ -38,7 +38,7 @@ def read_boxes(form: str, source: BoxSource, ids: Sequence[str]) -> dict[str, Bo
 def read_coco_boxes(source: BoxSource) -> dict[str, Boxed]:
     """Read a whole COCO file: id → boxes."""
     path = source.folder / source.path
-    images, _ = read_coco(path, source.classes, source.rgb_size, source.names)
+    images, _ = read_coco(path, source.classes, source.rgb_size, source.names, source.ignore)
     found: dict[str, Boxed] = {}
     for image in images:
         one = id_from_name(image.file_name, source.rgb)

@@ -10,12 +10,12 @@ _COLUMNS = 12
 
 
 def read_kaist(source: BoxSource, one: str) -> Boxed | None:
-    """Read the boxes of one picture; those marked ``ignore`` are left out.
+    """Read the boxes of one picture; those marked ``ignore`` count neither way.
 
     The set's names are person, people, cyclist and ``person?``: say in ``labels.names`` which count.
 
     Raises:
-        DataError: a line of another form, an unknown class, or a box without area in its picture.
+        DataError: a line of another form, an unknown class, or a box outside of its picture.
     """
     path = source.file(one)
     if not path.exists():
@@ -29,19 +29,20 @@ def read_kaist(source: BoxSource, one: str) -> Boxed | None:
         if not words or words[0].startswith("%"):
             continue
         where = f"{path}:{number}"
-        box, ignored = _box(words, where)
-        label = source.label(words[0], where)
-        if label is not None and not ignored:
-            found.append((clip_box(box, source.size(one), where), label))
+        box, hidden, ignored = _box(words, where)
+        labels = source.labels(words[0], where, ignored or source.ignore(box[3] - box[1], hidden))
+        if labels:
+            clip = clip_box(box, source.size(one), where)
+            found += [(clip, label) for label in labels]
     return boxed(found)
 
 
-def _box(words: list[str], where: str) -> tuple[tuple[float, float, float, float], bool]:
+def _box(words: list[str], where: str) -> tuple[tuple[float, float, float, float], float, bool]:
     if len(words) not in (5, _COLUMNS):
         raise DataError(f"{where}: {len(words)} columns, expected {_COLUMNS}: name, x, y, width, height, …")
     try:
         x, y, width, height, *rest = (float(word) for word in words[1:])
     except ValueError:
         raise DataError(f"{where}: {' '.join(words)!r:.60}: expected a name and numbers") from None
-    ignored = len(rest) > 5 and rest[5] != 0
-    return (x, y, x + width, y + height), ignored
+    hidden, ignored = (rest[0], rest[5] != 0) if rest else (0.0, False)
+    return (x, y, x + width, y + height), hidden, ignored

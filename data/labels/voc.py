@@ -18,7 +18,7 @@ def read_voc(source: BoxSource, one: str) -> Boxed | None:
     What of a box lies outside is cut off.
 
     Raises:
-        DataError: not VOC, an unknown class, or a box without area in its picture.
+        DataError: not VOC, an unknown class, or a box outside of its picture.
     """
     path = source.file(one)
     if not path.exists():
@@ -31,10 +31,13 @@ def read_voc(source: BoxSource, one: str) -> Boxed | None:
     found = []
     for number, thing in enumerate(root.findall("object"), 1):
         where = f"{path}: object {number}"
-        label = source.label((thing.findtext("name") or "").strip(), where)
         box = _box(thing, where)
-        if label is not None:
-            found.append((clip_box(box, size, where), label))
+        hidden = 0.0 if thing.find("occlusion") is None else _number(thing, "occlusion", where)
+        name = (thing.findtext("name") or "").strip()
+        labels = source.labels(name, where, source.ignore(box[3] - box[1], hidden))
+        if labels:
+            clip = clip_box(box, size, where)
+            found += [(clip, label) for label in labels]
     return boxed(found, stated)
 
 

@@ -15,7 +15,7 @@ def read_yolo(source: BoxSource, one: str) -> Boxed | None:
     Class i is the card's i-th class, counted from 0; its name may be mapped by ``names`` as in other formats.
 
     Raises:
-        DataError: a line that is none of both, an unknown class, or a box without area in its picture.
+        DataError: a line that is none of both, an unknown class, or a box outside of its picture.
     """
     path = source.file(one)
     if not path.exists():
@@ -29,9 +29,11 @@ def read_yolo(source: BoxSource, one: str) -> Boxed | None:
         where = f"{path}:{number}"
         size = size or source.size(one)
         label, shares = _numbers(line, len(source.classes), where)
-        known = source.label(source.classes[label], where)
-        if known is not None:
-            found.append((clip_box(_in_pixels(shares, size), size, where), known))
+        box = _in_pixels(shares, size)
+        labels = source.labels(source.classes[label], where, source.ignore(box[3] - box[1]))
+        if labels:
+            clip = clip_box(box, size, where)
+            found += [(clip, known) for known in labels]
     return boxed(found)
 
 

@@ -7,6 +7,8 @@ from data.layouts.found import Found, has, hold_out, list_ids, read_list
 
 IGNORED = ("people", "person?", "cyclist")
 """What the benchmark neither counts as found nor as missed."""
+_LOWEST, _HEAVILY = 55, 2
+"""Height in pixels, and degree of occlusion, of what the setting 'reasonable' (Dollár et al., 2012) does not judge."""
 _IMAGES = ("images", ".")
 """Folders that the sets may lie in."""
 _BOXES = {
@@ -50,13 +52,15 @@ def kaist(root: Path) -> Found | None:
 def _labels(folder: str, assumed: list[str]) -> dict[str, object]:
     path = f"{folder}/{_BOXES[folder]}"
     assumed.append(
-        f"boxes are those of {folder}; {', '.join(IGNORED)} are left out. The benchmark ignores what is found there "
-        "and persons below 55 pixels or heavily hidden; here it counts, and AP is no log-average miss rate"
+        f"boxes are those of {folder}. As in the benchmark's setting 'reasonable', {', '.join(IGNORED)}, persons below "
+        f"{_LOWEST} pixels and heavily hidden ones count neither as found nor as missed; AP is no log-average miss rate"
     )
     return {
         "format": "voc" if path.endswith(".xml") else "kaist",
         "path": path,
-        "names": dict.fromkeys(IGNORED),
+        "names": dict.fromkeys(IGNORED, "ignore"),
+        "ignore_below": _LOWEST,
+        "ignore_hidden": _HEAVILY,
         "missing": "empty",
     }
 

@@ -21,6 +21,7 @@ LIKELIEST = 3
 _WIDTH = 384
 """Pixels of a view: sharp in two columns on a desktop and in one on a phone, small in the file."""
 _DASH = 5
+_GREY = (150, 150, 150)
 _LINE = '<svg class="key" viewBox="0 0 26 10" aria-hidden="true"><path d="M1 5H25" stroke="var(--ink)" {}/></svg>'
 _SOLID, _DASHED = _LINE.format('stroke-width="3"'), _LINE.format('stroke-width="2" stroke-dasharray="4 3"')
 _THIN = _LINE.format('stroke-width="1.5"')
@@ -101,10 +102,13 @@ def _sure(example: Example) -> NDArray[np.float32]:
 
 
 def _draw_boxes(picture: NDArray[np.uint8], example: Example, classes: Sequence[str]) -> None:
-    """True boxes dashed, found ones with class and score, from the lowest up, so that the surest lies on top."""
+    """True boxes dashed, regions that are ignored dashed in grey, found boxes with class and score.
+
+    These from the lowest up, so that the surest lies on top.
+    """
     factor = picture.shape[1] / example.rgb.shape[1]
     for box, label in zip(example.truth["boxes"] * factor, example.truth["labels"].tolist(), strict=True):
-        _dashed(picture, np.round(box).astype(int).tolist(), COLOURS[label % len(COLOURS)])
+        _dashed(picture, np.round(box).astype(int).tolist(), COLOURS[label % len(COLOURS)] if label >= 0 else _GREY)
     found = _sure(example).copy()
     found[:, :4] *= factor
     draw_boxes(picture, found[np.argsort(found[:, 4], kind="stable")], classes)
@@ -124,14 +128,20 @@ def _dashed(picture: NDArray[np.uint8], box: Sequence[int], colour: tuple[int, i
 
 def _tell_boxes(example: Example, classes: Sequence[str]) -> tuple[str, str]:
     counted = []
-    for labels in (_sure(example)[:, 5].astype(int), example.truth["labels"]):
+    for labels in (_sure(example)[:, 5].astype(int), _true_labels(example)):
         numbers = sorted(Counter(labels.tolist()).items())
         counted.append(", ".join(f"{count} × {classes[label]}" for label, count in numbers) or "nothing")
     return counted[0], counted[1]
 
 
+def _true_labels(example: Example) -> NDArray[np.int64]:
+    """Of true boxes, without the regions that are ignored."""
+    labels: NDArray[np.int64] = example.truth["labels"]
+    return labels[labels >= 0]
+
+
 def _classes_of_boxes(example: Example) -> set[int]:
-    return {int(label) for label in (*example.truth["labels"].tolist(), *_sure(example)[:, 5].tolist())}
+    return {int(label) for label in (*_true_labels(example).tolist(), *_sure(example)[:, 5].tolist())}
 
 
 def _draw_mask(picture: NDArray[np.uint8], example: Example, classes: Sequence[str]) -> None:
