@@ -10,7 +10,7 @@ from pathlib import Path
 
 from data.errors import DataError
 from data.images import SUFFIXES, Header, read_header
-from data.patterns import id_from_name
+from data.patterns import as_pattern, id_from_name, id_of
 
 RGB_NAMES = (
     "{id}",
@@ -63,13 +63,37 @@ def find_folders(root: Path) -> tuple[Path, Path, Path | None] | None:
     return root, root, root if named else None
 
 
-def find_pairs(rgb_dir: Path, thermal_dir: Path, assumed: list[str]) -> tuple[Side, Side, list[str]]:
+def split_pattern(path: Path) -> tuple[Path, str | None]:
+    """``shots/{id}_rgb.png`` → the folder ``shots`` and the pattern below it; a plain folder has no pattern.
+
+    Raises:
+        DataError: there are braces, but no pattern of a pair's files.
+    """
+    parts = path.parts
+    first = next((number for number, part in enumerate(parts) if "{" in part or "}" in part), None)
+    if first is None:
+        return path, None
+    return Path(*parts[:first]), as_pattern("/".join(parts[first:]), str(path))
+
+
+def find_pairs(
+    rgb_dir: Path,
+    thermal_dir: Path,
+    assumed: list[str],
+    rgb_pattern: str | None = None,
+    thermal_pattern: str | None = None,
+) -> tuple[Side, Side, list[str]]:
     """Pair the files of two folders by name; return both sides and the ids that they share, sorted.
+
+    The patterns, relative to the folders, are what the user says; None: the usual namings are tried.
 
     Raises:
         DataError: a folder holds no pictures, or no names fit together.
     """
-    rgb_sides, thermal_sides = _sides(rgb_dir, RGB_NAMES), _sides(thermal_dir, THERMAL_NAMES)
+    rgb_sides = _sides(rgb_dir, RGB_NAMES) if rgb_pattern is None else [_side(rgb_dir, rgb_pattern)]
+    thermal_sides = (
+        _sides(thermal_dir, THERMAL_NAMES) if thermal_pattern is None else [_side(thermal_dir, thermal_pattern)]
+    )
     same = rgb_dir.resolve() == thermal_dir.resolve()
     best: tuple[int, Side, Side] | None = None
     for rgb in rgb_sides:
@@ -83,7 +107,8 @@ def find_pairs(rgb_dir: Path, thermal_dir: Path, assumed: list[str]) -> tuple[Si
         names = (min(rgb_sides[0].files.values()).name, min(thermal_sides[0].files.values()).name)
         raise DataError(
             f"no file of {rgb_dir} (such as {names[0]}) pairs with one of {thermal_dir} (such as {names[1]}): the two "
-            "need the same name, or endings such as _rgb and _thermal; rename them, or write the card by hand"
+            "need the same name, or endings such as _rgb and _thermal; else say both as patterns, such as "
+            f"'{rgb_dir}/{{id}}_color.png'"
         )
     _, rgb, thermal = best
     ids = sorted(rgb.files.keys() & thermal.files.keys())
@@ -93,7 +118,35 @@ def find_pairs(rgb_dir: Path, thermal_dir: Path, assumed: list[str]) -> tuple[Si
         if alone:
             text = f"{len(alone)} files of {folder} have no partner and are left out"
             assumed.append(f"{text} (first: {side.files[alone[0]].name})")
+    used = {*rgb.files.values(), *thermal.files.values()}
+    _tell_unused(rgb_dir, rgb_sides, set(ids), used, assumed)
+    _tell_unused(thermal_dir, thermal_sides, set(ids), used, assumed)
     return rgb, thermal, ids
+
+
+def _tell_unused(folder: Path, sides: Sequence[Side], ids: set[str], used: set[Path], assumed: list[str]) -> None:
+    """Say which files belong to the same pairs by their names and are not read, such as originals beside copies."""
+    for side in sides:
+        more = {one: path for one, path in side.files.items() if one in ids and path not in used}
+        if more:
+            used |= set(more.values())
+            assumed.append(
+                f"! {len(more)} files {side.pattern} belong to these pairs too, and are not used (first: "
+                f"{min(more.values()).name}); to use them, name them as '{folder}/{side.pattern}'"
+            )
+
+
+def _side(folder: Path, pattern: str) -> Side:
+    """The files of a folder that follow the user's pattern."""
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder")
+    paths = [path for path in sorted(folder.rglob("*.*")) if path.is_file()]
+    named = ((id_of(path.relative_to(folder).as_posix(), pattern), path) for path in paths)
+    files = {one: path for one, path in named if one is not None}
+    if not files:
+        there = f"such as {paths[0].relative_to(folder)}" if paths else "none"
+        raise DataError(f"{folder}: no file follows the pattern {pattern} (there are {len(paths)} files, {there})")
+    return Side(pattern, files)
 
 
 def _sides(folder: Path, namings: Sequence[str]) -> list[Side]:

@@ -24,6 +24,7 @@ _MEANING = {
 _HOLD = {
     "decikelvin": "tenths of Kelvin",
     "centikelvin": "hundredths of Kelvin",
+    "planck": "raw counts and the constants of --planck",
     "radiometric": "raw counts and the camera's constants",
 }
 """How files store a temperature → what they hold, in words."""
@@ -34,7 +35,7 @@ _SAMPLED = 16
 
 
 def find_stored(
-    paths: Sequence[Path], unit: str | None, stored: str | None, assumed: list[str]
+    paths: Sequence[Path], unit: str | None, stored: str | None, assumed: list[str], constants: bool = False
 ) -> tuple[str, Callable[[Path], Header]]:
     """How files store thermal, one of data.thermal.Stored, and what reads their size and dtype.
 
@@ -43,10 +44,13 @@ def find_stored(
         unit: What the user says of it; with intensity8, of a radiometric JPEG the picture that shows is taken.
         stored: What the user says, or what is known of the set; None: radiometric JPEGs are recognised.
         assumed: What was recognised is added here.
+        constants: Whether the user has given constants that make degrees of raw counts.
 
     Raises:
         DataError: some files are radiometric and some are not, or what is stored does not become the unit.
     """
+    if constants:
+        _takes_constants(unit, stored)
     units = _BECOMES.get(stored or "unit", ("celsius",))
     if unit is not None and unit not in units:
         raise DataError(
@@ -62,12 +66,20 @@ def find_stored(
                 f"{odd}); make two data sets of them, or say --unit intensity8 for the pictures that show"
             )
         if inside and all(inside):
+            whose = "those that you gave (thermal_spec.planck)" if constants else "the constants of each file"
             assumed.append(
-                "thermal files are radiometric JPEGs: the raw counts inside are read with the constants of each file, "
+                f"thermal files are radiometric JPEGs: the raw counts inside are read with {whose}, "
                 "not the picture that shows (thermal_spec.stored: radiometric)"
             )
             stored = "radiometric"
+    stored = "planck" if constants and stored is None else stored
     return (stored, _inner_header) if stored == "radiometric" else (stored or "unit", read_header)
+
+
+def _takes_constants(unit: str | None, stored: str | None) -> None:
+    if unit not in (None, "celsius") or stored not in (None, "radiometric"):
+        other = f"--unit {unit}" if unit not in (None, "celsius") else f"--stored {stored}"
+        raise DataError(f"--planck makes degrees Celsius of raw counts, which does not go with {other}: leave one out")
 
 
 def _inner_header(path: Path) -> Header:
@@ -121,7 +133,8 @@ def _unit_of(dtype: str, unit: str | None, stored: str, first: Path) -> str:
     here = f"the thermal pictures are {dtype} (first: {first})"
     if stored != "unit":
         if dtype == "uint8":
-            raise DataError(f"--stored {stored} needs numbers of more than 8 bits, but {here}")
+            word = "--planck" if stored == "planck" else f"--stored {stored}"
+            raise DataError(f"{word} needs numbers of more than 8 bits, but {here}")
         return unit or "celsius"
     if unit is None and dtype not in _UNIT_OF:
         raise DataError(f"thermal pictures are {dtype}, expected one of {', '.join(_UNIT_OF)} (first: {first})")

@@ -10,10 +10,11 @@ import numpy as np
 
 from data.card import DatasetCard, Split, read_ids
 from data.errors import DataError
-from data.folders import Side, find_headers, find_pairs, find_sizes
+from data.folders import Side, find_headers, find_pairs, find_sizes, split_pattern
 from data.found_labels import FoundLabels, Pairs, find_labels
 from data.found_thermal import find_signs, find_stored, find_unit
 from data.ids import safe_id
+from data.thermal import Planck
 from data.yaml_file import atomic, dump_model, validate
 
 SHARES = {"train": 0.70, "val": 0.15, "test": 0.15}
@@ -52,12 +53,13 @@ def recognise(
     name: str | None = None,
     classes: tuple[str, ...] = (),
     stored: str | None = None,
+    planck: Planck | None = None,
 ) -> Layout:
     """Look at two folders of pictures and, where there are any, their labels.
 
     Args:
-        rgb_dir: Pictures, also in sub-folders.
-        thermal_dir: Pictures of the same names; may be the same folder where names tell the sensors apart.
+        rgb_dir: Pictures, also in sub-folders; or the pattern of their files, such as shots/{id}_rgb.png.
+        thermal_dir: Pictures of the same names; may be the same folder where names tell them apart; or a pattern.
         labels: COCO file whose file names are those of RGB, table of classes, or folder of VOC, YOLO or masks; None:
             folders whose names hold no digit are taken for classes.
         out: Where the card shall lie.
@@ -66,23 +68,23 @@ def recognise(
         name: Of the data set.
         classes: Names, where labels hold numbers; else what labels say.
         stored: One of data.thermal.Stored; None: radiometric JPEGs are recognised, else files hold the unit.
+        planck: Constants that make degrees of raw counts; of radiometric JPEGs, they replace those in the files.
 
     Raises:
         DataError: no pairs, pictures of mixed kinds, or labels that fit no picture.
     """
     assumed: list[str] = []
-    rgb, thermal, ids = find_pairs(rgb_dir, thermal_dir, assumed)
-    stored, read_header = find_stored([thermal.files[one] for one in ids], unit, stored, assumed)
+    (rgb_dir, rgb_said), (thermal_dir, thermal_said) = split_pattern(rgb_dir), split_pattern(thermal_dir)
+    rgb, thermal, ids = find_pairs(rgb_dir, thermal_dir, assumed, rgb_said, thermal_said)
+    stored, read_header = find_stored([thermal.files[one] for one in ids], unit, stored, assumed, planck is not None)
     headers = find_headers(rgb, thermal, ids, assumed, read_header)
     rgb, thermal, ids = _only(rgb, headers), _only(thermal, headers), list(headers)
     rgb_size, thermal_size, canvas, dtype = find_sizes(list(headers.values()), assumed)
-    spec = find_unit(dtype, unit, list(thermal.files.values()), assumed, stored=stored)
+    known = {} if planck is None else {"planck": planck.model_dump(exclude_unset=True)}
+    spec = find_unit(dtype, unit, list(thermal.files.values()), assumed, known, stored)
     find_signs(rgb, thermal, spec, assumed)
     root = _common(rgb_dir, thermal_dir)
-    rgb_pattern, thermal_pattern = (
-        str(PurePosixPath(inside(folder, root)) / side.pattern)
-        for folder, side in ((rgb_dir, rgb), (thermal_dir, thermal))
-    )
+    rgb_pattern, thermal_pattern = _below(root, rgb_dir, rgb), _below(root, thermal_dir, thermal)
     pairs = Pairs(ids, rgb_pattern, thermal_pattern, root)
     found = find_labels(labels, pairs, classes, lambda path: inside(path, root), assumed)
     splits, lists = _splits(ids, found, unlabelled, out, assumed)
@@ -100,8 +102,7 @@ def recognise(
         "splits": splits,
     }
     card = validate({key: value for key, value in content.items() if value is not None}, DatasetCard, out).at(out)
-    counts = {split: len(_ids_of(split, card, found.split_of, lists)) for split in splits}
-    return Layout(card, lists, counts, assumed)
+    return Layout(card, lists, {split: len(_ids_of(split, card, found.split_of, lists)) for split in splits}, assumed)
 
 
 def _splits(
@@ -127,7 +128,8 @@ def _splits(
             assumed.append(f"! {without} labelled images have no 'split' and are in none")
     elif labelled:
         members = [one for one in ids if one in labelled]
-        lists = _stretches_of_classes(members, assumed) if of_folders else _blocks(members, assumed)
+        by_class = found.class_of and (of_folders or not _are_sequences(members))
+        lists = _stretches_of_classes(members, found.class_of, assumed) if by_class else _blocks(members, assumed)
         if "val" not in lists:
             assumed.append("! there are too few labelled pairs for a split val: training needs it")
     rest = [one for one in ids if one not in labelled]
@@ -158,11 +160,9 @@ def _listed(path: Path, ids: set[str], labelled: Mapping[str, str | None]) -> li
 
 def _blocks(ids: list[str], assumed: list[str]) -> dict[str, list[str]]:
     """Share ids out without tearing sequences: neighbours in a recording are near-duplicates."""
-    groups: dict[str, list[str]] = {}
-    for one in ids:
-        groups.setdefault(str(PurePosixPath(one).parent), []).append(one)
-    if len(groups) < 2 * len(SHARES):
-        groups = {one: [one] for one in ids}  # too few folders to be sequences: contiguous blocks
+    groups = _by_folder(ids)
+    if not _are_sequences(ids):
+        groups = {one: [one] for one in ids}  # contiguous blocks
         assumed.append("splits are contiguous blocks in the order of names, 70/15/15, so that neighbours stay together")
     else:
         assumed.append("splits keep the pairs of a folder together, about 70/15/15")
@@ -175,11 +175,23 @@ def _blocks(ids: list[str], assumed: list[str]) -> dict[str, list[str]]:
     return {name: members for name, members in lists.items() if members}
 
 
-def _stretches_of_classes(ids: list[str], assumed: list[str]) -> dict[str, list[str]]:
-    """Share out the pairs of each class, folders of that name, as contiguous stretches in the order of names."""
+def _by_folder(ids: list[str]) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = {}
+    for one in ids:
+        groups.setdefault(str(PurePosixPath(one).parent), []).append(one)
+    return groups
+
+
+def _are_sequences(ids: list[str]) -> bool:
+    """Whether there are folders enough to share them out as they are."""
+    return len(_by_folder(ids)) >= 2 * len(SHARES)
+
+
+def _stretches_of_classes(ids: list[str], class_of: Mapping[str, str], assumed: list[str]) -> dict[str, list[str]]:
+    """Share out the pairs of each class as contiguous stretches in the order of names."""
     classes: dict[str, list[str]] = {}
     for one in ids:
-        classes.setdefault(PurePosixPath(one).parent.name, []).append(one)
+        classes.setdefault(class_of[one], []).append(one)
     assumed.append(
         "splits are contiguous stretches of each class in the order of names, about 70/15/15: neighbours stay "
         "together, and every class is in train"
@@ -208,6 +220,11 @@ def _ids_of(split: str, card: DatasetCard, labelled: Mapping[str, str | None], l
 
 def _only(side: Side, ids: Iterable[str]) -> Side:
     return Side(side.pattern, {one: side.files[one] for one in ids})
+
+
+def _below(root: Path, folder: Path, side: Side) -> str:
+    """The pattern of a sensor's files, relative to the root."""
+    return str(PurePosixPath(inside(folder, root)) / side.pattern)
 
 
 def _common(rgb_dir: Path, thermal_dir: Path) -> Path:

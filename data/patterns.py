@@ -6,6 +6,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
+from data.errors import DataError
+
 _FIELD = re.compile(r"\{(id|dir|name)\}")
 
 
@@ -19,6 +21,14 @@ def _pattern(text: str) -> str:
 
 
 Pattern = Annotated[str, AfterValidator(_pattern)]
+
+
+def as_pattern(text: str, where: str) -> str:
+    """Return ``text``, which must be a path pattern; DataError that begins with ``where`` if it is none."""
+    try:
+        return _pattern(text)
+    except ValueError as error:
+        raise DataError(f"{where}: {error}") from None
 
 
 def fill(pattern: str, one: str) -> str:

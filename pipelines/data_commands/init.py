@@ -17,10 +17,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "rgb_dir",
         type=Path,
         metavar="PATH",
-        help="a set's folder, whose layout is recognised; or a folder of RGB pictures",
+        help="a set's folder, whose layout is recognised; or a folder of RGB pictures, or the pattern of their files, "
+        "such as shots/{id}_rgb.png",
     )
     parser.add_argument(
-        "thermal_dir", type=Path, nargs="?", metavar="THERMAL_DIR", help="folder of thermal pictures, named alike"
+        "thermal_dir",
+        type=Path,
+        nargs="?",
+        metavar="THERMAL_DIR",
+        help="folder of thermal pictures, named alike, or their pattern, such as shots/{id}_radiometric.jpg",
     )
     parser.add_argument(
         "labels",
@@ -37,7 +42,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--stored",
         choices=("unit", "decikelvin", "centikelvin", "radiometric"),
         help="what thermal files hold: the unit itself, tenths or hundredths of Kelvin, or raw counts in a FLIR JPEG "
-        "(default: unit, and radiometric where every JPEG is); linear and planck go into the card",
+        "(default: unit, and radiometric where every JPEG is); linear goes into the card, for planck see --planck",
+    )
+    parser.add_argument(
+        "--planck",
+        type=Path,
+        metavar="FILE",
+        help="make degrees of raw counts by the camera's constants in FILE: a radiometric JPEG of it, what "
+        "'exiftool -j' prints of one, or YAML (r1, r2, b, f, o, emissivity …); one setting for all frames",
     )
     parser.add_argument("--classes", type=_names, default=(), metavar="A,B,…", help="names of YOLO's or masks' numbers")
     parser.add_argument("--unlabelled", type=Path, metavar="FILE", help="list of ids for the split 'unlabelled'")
@@ -82,9 +94,13 @@ def _recognise(args: argparse.Namespace) -> "Layout":
     from data.layout import recognise
     from data.layouts.known import looked_for
     from data.layouts.recognise import recognise_set
+    from data.planck_file import read_planck
 
     folders = args.rgb_dir, args.thermal_dir, args.labels
+    planck = None if args.planck is None else read_planck(args.planck)
     if args.thermal_dir is None:
+        if "{" in str(args.rgb_dir):
+            raise DataError(f"{args.rgb_dir}: the pattern of one sensor; name thermal's beside it, or a folder")
         layout = recognise_set(args.rgb_dir, args.out, args.unit, args.name, args.stored)
         if layout is not None:
             _refuse_of_folders(args, layout.assumed[0])
@@ -96,12 +112,13 @@ def _recognise(args: argparse.Namespace) -> "Layout":
                 "and infrared, rgb and thermal, vi and ir: name yours as 'rgbt data init RGB_DIR THERMAL_DIR [LABELS]'"
             )
         folders = found
-    return recognise(*folders, args.out, args.unit, args.unlabelled, args.name, args.classes, args.stored)
+    return recognise(*folders, args.out, args.unit, args.unlabelled, args.name, args.classes, args.stored, planck)
 
 
 def _refuse_of_folders(args: argparse.Namespace, recognised: str) -> None:
     """What is asked of a recognised set in vain must not look as if it were done."""
-    given = [word for word, value in (("--classes", args.classes), ("--unlabelled", args.unlabelled)) if value]
+    asked = (("--classes", args.classes), ("--unlabelled", args.unlabelled), ("--planck", args.planck))
+    given = [word for word, value in asked if value]
     if given:
         raise DataError(
             f"{recognised}, with classes and splits of its own: leave out {' and '.join(given)} and edit the card, or "
