@@ -5,36 +5,45 @@
 ``bundle.json`` what goes in, what comes out, how good it is; a ``BundleInfo``
 ``golden.npz``  arrays ``rgb``, ``thermal``, ``present`` [N, …], and what PyTorch answered: one array
                 for each name in ``outputs``; plain arrays, never a pickle
+others          the model for other engines and precisions: those that ``variants`` in bundle.json names
 ==============  =====================================================================================
 
-``files`` in bundle.json holds the SHA-256 of every file. Its own is taken over its bytes with that digest
-written as 64 zeros. Torch-free; deploy/README.md says how a client in another language uses a bundle.
+``files`` in bundle.json holds the SHA-256 of every file (see export.hashes). Torch-free; deploy/README.md says how a
+client in another language uses a bundle.
 """
 
-import hashlib
 import json
 import zipfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from export.dense_spec import DenseSpec
 from export.errors import ExportError
+from export.hashes import check, digests, seal
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MODEL, INFO, GOLDEN = "model.onnx", "bundle.json", "golden.npz"
 
 Array = NDArray[Any]
 Size = tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+
+FROM_THE_GRAPH: dict[str, tuple[str, ...]] = {
+    "onnxruntime": ("fp32",),
+    "openvino": ("fp32", "fp16", "bf16"),
+    "tensorrt": ("fp32", "fp16"),
+}
+"""Engine → precisions for which it takes ``model.onnx`` as it is, whether or not they were measured at export."""
 
 DTYPES = {"intensity8": "uint8", "counts16": "uint16", "celsius": "float32"}
-_NO_DIGEST = "0" * 64
 
 
 class Planck(BaseModel):
@@ -98,6 +107,8 @@ class Inputs(BaseModel):
     """Height, width; the thermal frame covers RGB's field of view."""
     letterbox: bool
     """True: frames of any size are scaled onto this canvas, top left. False: they have exactly this size."""
+    rig_baked: bool = False
+    """True: the graph warps thermal by the rig, and ``thermal_size`` is that of the camera's own frames."""
     thermal: ThermalInput
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -128,12 +139,53 @@ class Output(BaseModel):
     layout: str
 
 
+class Variant(BaseModel):
+    """The model as one engine takes it at one precision."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    engine: str
+    precision: Precision
+    form: Literal["full", "dense"] = "full"
+    """full: raw pixels in, answer out. dense: see export.dense_form."""
+    files: tuple[str, ...]
+    """In the bundle; the first is what the engine opens."""
+    float_layers: tuple[str, ...] = ()
+    """Layers that accuracy control left in float."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Its name in ``BundleInfo.variants``."""
+        return f"{self.engine}-{self.precision}"
+
+
+class Proof(BaseModel):
+    """What was measured of a variant on a provider of the machine that exported it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    provider: str
+    parity: dict[str, float]
+    """Against PyTorch on the golden pairs: their number, the largest differences, and ``agreement``, 0 to 1."""
+    metric: dict[str, float]
+    """The task's main metric on the validation pairs, and ``pairs``; empty where it was not measured."""
+    size_bytes: int
+    """Of the variant's files."""
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    pairs_per_s: float
+    machine: dict[str, str]
+    """Processor, cores and versions."""
+
+
 class BundleInfo(BaseModel):
     """The content of bundle.json."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1, 2] = 2
     task: Literal["detect", "segment", "classify"]
     classes: tuple[str, ...]
     """Names; of a segmentation without the background, which is 0 in its class map."""
@@ -152,6 +204,23 @@ class BundleInfo(BaseModel):
     files: dict[str, Digest]
     created_with: dict[str, str]
     """Package → version."""
+    variants: dict[str, Variant] = {"onnxruntime-fp32": Variant(engine="onnxruntime", precision="fp32", files=(MODEL,))}
+    """``ENGINE-PRECISION`` → the model's files for it."""
+    proofs: dict[str, Proof] = {}
+    """``ENGINE-PRECISION-PROVIDER`` → what was measured at export."""
+    dense: DenseSpec | None = None
+    """How a client prepares and decodes for the variants of the form dense."""
+
+    @model_validator(mode="after")
+    def _files_are_known(self) -> Self:
+        for name in self.files:
+            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name:
+                raise ValueError(f"'{name}' is not a path inside the bundle")
+        missing = [name for name in (MODEL, GOLDEN, INFO) if name not in self.files]
+        missing += [name for variant in self.variants.values() for name in variant.files if name not in self.files]
+        if missing:
+            raise ValueError(f"files: no sha256 of {missing[0]}")
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +234,26 @@ class Bundle:
     def model(self) -> Path:
         """Path of the graph."""
         return self.path / MODEL
+
+    def variant(self, engine: str, precision: str) -> Variant:
+        """Return the model's form for an engine and a precision.
+
+        Raises:
+            ExportError: the bundle holds none.
+        """
+        key = f"{engine}-{precision}"
+        if key in self.info.variants:
+            return self.info.variants[key]
+        if precision in FROM_THE_GRAPH.get(engine, ()):
+            return Variant.model_validate({"engine": engine, "precision": precision, "files": (MODEL,)})
+        raise ExportError(
+            f"{self.path}: holds no {precision} model for {engine}; it has {', '.join(self.info.variants)}; "
+            f"rgbt export RUN --out {self.path} --target {engine} --precision {precision} writes one"
+        )
+
+    def files(self, variant: Variant) -> list[Path]:
+        """Paths of a variant's files."""
+        return [self.path / name for name in variant.files]
 
     def golden(self) -> dict[str, Array]:
         """Return the golden inputs and PyTorch's answers, each [N, …]; nothing is unpickled.
@@ -204,16 +293,14 @@ def read_bundle(path: Path) -> Bundle:
         first = error.errors(include_url=False)[0]
         field = ".".join(map(str, first["loc"])) or "the file"
         raise ExportError(f"{path / INFO}: {field}: {first['msg']}; export the bundle again") from None
-    _check_hashes(path, raw, info)
+    check(path, INFO, raw, info.files)
     return Bundle(path, info)
 
 
 def write_info(folder: Path, fields: Mapping[str, Any]) -> None:
     """Write bundle.json into a folder that holds the other files; ``fields`` lacks only ``files``."""
-    files = {name: _sha256((folder / name).read_bytes()) for name in (MODEL, GOLDEN)} | {INFO: _NO_DIGEST}
-    info = BundleInfo.model_validate({**fields, "files": files})
-    raw = (info.model_dump_json(indent=2) + "\n").encode()
-    (folder / INFO).write_bytes(raw.replace(_NO_DIGEST.encode(), _sha256(raw).encode()))
+    info = BundleInfo.model_validate({**fields, "files": digests(folder, INFO)})
+    seal(folder / INFO, info.model_dump_json(indent=2) + "\n")
 
 
 def _refuse_newer(path: Path, content: Any) -> None:  # noqa: ANN401 - what JSON holds
@@ -225,25 +312,3 @@ def _refuse_newer(path: Path, content: Any) -> None:  # noqa: ANN401 - what JSON
             f"{path / INFO}: schema version {version} is newer than {SCHEMA_VERSION}, which this rgbt reads; "
             "update it: pip install --upgrade rgbt-fusion"
         )
-
-
-def _check_hashes(path: Path, raw: bytes, info: BundleInfo) -> None:
-    for name in (MODEL, GOLDEN, INFO):
-        expected = info.files.get(name)
-        if expected is None:
-            raise ExportError(f"{path / INFO}: files: no sha256 of {name}; export the bundle again")
-        if name == INFO:
-            found = _sha256(raw.replace(expected.encode(), _NO_DIGEST.encode()))
-        elif (path / name).is_file():
-            found = _sha256((path / name).read_bytes())
-        else:
-            raise ExportError(f"{path / name}: is missing from the bundle; copy the folder again")
-        if found != expected:
-            raise ExportError(
-                f"{path / name}: was changed after export (its sha256 begins {found[:8]}, {INFO} says "
-                f"{expected[:8]}); copy the folder again, or export anew"
-            )
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

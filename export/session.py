@@ -1,14 +1,17 @@
 """A bundle that runs: checks what goes in, and hands it to the engine."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from export.bundle import Array, Bundle
-from export.engines.onnx_runtime import OnnxRuntime
+from export.dense_form import answer
 from export.errors import ExportError
+
+_BUFFERED_BATCHES = 4
+"""Batch sizes whose buffers are kept; a client uses one or two."""
 
 
 class Engine(Protocol):
@@ -30,15 +33,26 @@ class Engine(Protocol):
         """Free what the engine holds."""
 
 
-class EngineFactory(Protocol):
-    """What ENGINES holds."""
+class BindingEngine(Engine, Protocol):
+    """A runtime that can tie itself to buffers which stay where they are."""
 
-    def __call__(self, model: Path, provider: str, threads: int | None) -> Engine:
-        """Load a graph."""
+    def bind(self, feeds: Mapping[str, Array]) -> Callable[[], dict[str, Array]]:
+        """Return what answers the batch that lies in ``feeds`` at the moment of the call."""
 
 
-ENGINES: dict[str, EngineFactory] = {"onnxruntime": OnnxRuntime}
-"""Engine → its class; the class imports its runtime when it is built."""
+EngineFactory = Callable[[Sequence[Path], str, int | None, str], Engine]
+"""Files of a variant, provider, threads, precision → a runtime with the model loaded."""
+
+
+def _onnxruntime(files: Sequence[Path], provider: str, threads: int | None, precision: str) -> Engine:
+    from export.engines.onnx_runtime import OnnxRuntime
+
+    del precision  # the file has it
+    return OnnxRuntime(files[0], provider, threads)
+
+
+ENGINES: dict[str, EngineFactory] = {"onnxruntime": _onnxruntime}
+"""Engine → what loads a model with it; its module and its runtime are imported then."""
 
 
 class Session:
@@ -49,25 +63,35 @@ class Session:
         engine: One of ENGINES.
         provider: Where the engine computes; asked for by name and read back.
         threads: CPU threads inside one operator; None: as many as there are cores.
+        precision: fp32, fp16, bf16 or int8; the bundle must hold it, or the engine make it of the graph.
 
     Raises:
-        ExportError: unknown engine, a provider that does not load, or a graph that bundle.json does not fit.
+        ExportError: unknown engine, a precision that the bundle lacks, a provider that does not load, or a graph that
+            bundle.json does not fit.
     """
 
     def __init__(
-        self, bundle: Bundle, engine: str = "onnxruntime", provider: str = "cpu", threads: int | None = None
+        self,
+        bundle: Bundle,
+        engine: str = "onnxruntime",
+        provider: str = "cpu",
+        threads: int | None = None,
+        precision: str = "fp32",
     ) -> None:
         if engine not in ENGINES:
             raise ExportError(f"unknown engine '{engine}'; one of {', '.join(ENGINES)}")
         if threads is not None and threads < 1:
             raise ExportError(f"threads is {threads}; give at least 1")
         self.bundle = bundle
-        self.engine = engine
-        self.threads = threads
+        self.variant = bundle.variant(engine, precision)
+        self.engine, self.precision, self.threads = engine, precision, threads
         self._shapes = bundle.info.inputs.shapes()
         self._dtypes = bundle.info.inputs.dtypes()
-        self._runtime = ENGINES[engine](bundle.model, provider, threads)
-        self._check_graph()
+        self._buffers: dict[int, dict[str, Array]] = {}
+        self._bound: dict[int, Callable[[], dict[str, Array]]] = {}
+        self._runtime = ENGINES[engine](bundle.files(self.variant), provider, threads, precision)
+        if self.variant.form == "full":
+            self._check_graph()
 
     @property
     def provider(self) -> str:
@@ -79,8 +103,13 @@ class Session:
         """Engine and provider in one word, as tables name it."""
         return f"{self.engine}-{self.provider}"
 
+    @property
+    def runtime(self) -> Engine:
+        """The bare engine, for what measures the cost of the rest."""
+        return self._runtime
+
     def run(self, rgb: Array, thermal: Array, present: Array) -> dict[str, Array]:
-        """Answer a batch of pairs.
+        """Answer a batch of pairs; pairs of several rigs may share one.
 
         Args:
             rgb: uint8 [B,Hr,Wr,3].
@@ -96,18 +125,43 @@ class Session:
         """
         feeds = {"rgb": rgb, "thermal": thermal, "present": present}
         self._check(feeds)
-        if not present.all():
-            feeds["rgb"] = _blank(rgb, present[:, 0])
-            feeds["thermal"] = _blank(thermal, present[:, 1])
-        return self._runtime.run(feeds)
+        batch = len(rgb)
+        buffers = self._buffers_of(batch)
+        for name, array in feeds.items():
+            np.copyto(buffers[name], array)
+        for index, name in enumerate(("rgb", "thermal")):  # what a camera that is gone left behind is overwritten
+            buffers[name][present[:, index] == 0] = 0
+        return self._bound[batch]()
 
     def warm_up(self, batch: int = 1) -> None:
         """Run black frames once, so that allocation is no part of the first answer's time."""
-        self._runtime.run(self.bundle.info.inputs.zeros(batch))
+        zeros = self.bundle.info.inputs.zeros(batch)
+        self.run(zeros["rgb"], zeros["thermal"], zeros["present"])
 
     def close(self) -> None:
         """Free what the engine holds."""
+        self._bound.clear()
+        self._buffers.clear()
         self._runtime.close()
+
+    def _buffers_of(self, batch: int) -> dict[str, Array]:
+        """Fixed memory for a batch, to which the engine is bound once."""
+        if batch not in self._buffers:
+            if len(self._buffers) == _BUFFERED_BATCHES:
+                oldest = next(iter(self._buffers))
+                del self._buffers[oldest], self._bound[oldest]
+            buffers = self.bundle.info.inputs.zeros(batch)
+            self._buffers[batch], self._bound[batch] = buffers, self._bind(buffers)
+        return self._buffers[batch]
+
+    def _bind(self, buffers: Mapping[str, Array]) -> Callable[[], dict[str, Array]]:
+        runtime, spec = self._runtime, self.bundle.info.dense
+        if self.variant.form == "dense":
+            if spec is None:
+                raise ExportError(f"{self.bundle.path}: bundle.json lacks 'dense'; export the bundle again")
+            return lambda: answer(runtime.run, buffers, spec)
+        bind: Callable[[Mapping[str, Array]], Callable[[], dict[str, Array]]] | None = getattr(runtime, "bind", None)
+        return bind(buffers) if bind else lambda: runtime.run(buffers)
 
     def _check(self, feeds: dict[str, Array]) -> None:
         batch = len(feeds["rgb"])
@@ -133,15 +187,6 @@ class Session:
         answers = list(self.bundle.info.outputs)
         if found != wanted or sorted(self._runtime.outputs()) != sorted(answers):
             raise ExportError(
-                f"{self.bundle.model}: takes {found} and answers {self._runtime.outputs()}, but bundle.json "
-                f"says {wanted} and {answers}; export the bundle again"
+                f"{self.bundle.files(self.variant)[0]}: takes {found} and answers {self._runtime.outputs()}, but "
+                f"bundle.json says {wanted} and {answers}; export the bundle again"
             )
-
-
-def _blank(image: Array, present: Array) -> Array:
-    """Zeros where the sensor is absent; the caller's array stays as it is."""
-    if present.all():
-        return image
-    blanked = image.copy()
-    blanked[present == 0] = 0
-    return blanked

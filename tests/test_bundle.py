@@ -113,9 +113,9 @@ def test_no_bundle_there(tmp_path):
 
 
 def test_newer_schema(bundle):
-    content = json.loads((bundle / "bundle.json").read_text()) | {"schema_version": 2, "novelty": {}}
+    content = json.loads((bundle / "bundle.json").read_text()) | {"schema_version": 3, "novelty": {}}
     (bundle / "bundle.json").write_text(json.dumps(content))
-    assert "newer than 1" in refusal(bundle)
+    assert "newer than 2" in refusal(bundle)
     assert "pip install --upgrade" in refusal(bundle)
 
 
