@@ -101,7 +101,7 @@ def test_the_verdict_on_a_set():
     scattered = summarise(shifts((30, 2), (-9, 20), (14, -31), (0, 40), (-25, -25)))
     assert scattered.verdict == "not pixel-aligned" and "do not agree" in scattered.text()
     unsure = summarise(shifts(*[(1, 1)] * 8, confidence=0.2))
-    assert unsure.verdict == "not pixel-aligned" and "only in 0 of 8" in unsure.text() and unsure.within is None
+    assert unsure.verdict == "not pixel-aligned" and "in none of 8" in unsure.text() and unsure.within is None
     assert len(unsure.worst()) == 8
     few = summarise({**shifts(*[(1, 1)] * 8, confidence=0.2), **{f"s{k}": Shift(1, 0, 1.0) for k in range(4)}})
     assert few.verdict == "aligned" and few.sure == 4 and few.pairs == 12

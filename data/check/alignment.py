@@ -49,9 +49,10 @@ class Alignment:
     def text(self) -> str:
         """The verdict in one line."""
         if self.systematic is None or self.within is None:
+            told, others = (f"only in {self.sure}", "the others") if self.sure else ("in none", "they")
             return (
-                f"not pixel-aligned: only in {self.sure} of {self.pairs} pairs do the edges of RGB and thermal agree "
-                "on a shift; the others are paired by name only, or differ by more than a shift"
+                f"not pixel-aligned: {told} of {self.pairs} pairs do the edges of RGB and thermal agree on a shift; "
+                f"{others} are paired by name only, or differ by more than a shift"
             )
         dx, dy = self.systematic
         told = f"{self.sure} of {self.pairs} pairs tell; median shift of thermal ({dx:+.1f}, {dy:+.1f}) px, "
