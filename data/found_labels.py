@@ -51,6 +51,8 @@ class FoundLabels:
     """Labelled id → the split that its label names."""
     elsewhere: int = 0
     """Labelled images that are none of the pairs."""
+    class_of: dict[str, str] = field(default_factory=dict)
+    """Labelled id → class of the whole picture; empty where labels say none."""
 
 
 def find_labels(
@@ -122,7 +124,7 @@ def _table(
     assumed.append(f"classes of pictures are those of {path.name}, column '{columns[label]}', on {len(labelled)} pairs")
     spec = {"format": "csv", "path": inside(path), "id": columns[one], "label": columns[label]}
     fields = {"image_classes": names or tuple(sorted(set(listed.values()))), "image_labels": spec}
-    return FoundLabels(fields, dict.fromkeys(labelled))
+    return FoundLabels(fields, dict.fromkeys(labelled), class_of={pair: listed[pair] for pair in labelled})
 
 
 def _folders(pairs: Pairs, assumed: list[str]) -> FoundLabels:
@@ -133,7 +135,9 @@ def _folders(pairs: Pairs, assumed: list[str]) -> FoundLabels:
         return FoundLabels()
     assumed.append(f"the class of a picture is the folder that it lies in: {len(folders)} classes")
     fields = {"image_classes": tuple(sorted(folders)), "image_labels": {"format": "folder"}}
-    return FoundLabels(fields, dict.fromkeys(pairs.ids))
+    return FoundLabels(
+        fields, dict.fromkeys(pairs.ids), class_of={one: PurePosixPath(one).parent.name for one in pairs.ids}
+    )
 
 
 def _voc(

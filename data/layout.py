@@ -128,7 +128,8 @@ def _splits(
             assumed.append(f"! {without} labelled images have no 'split' and are in none")
     elif labelled:
         members = [one for one in ids if one in labelled]
-        lists = _stretches_of_classes(members, assumed) if of_folders else _blocks(members, assumed)
+        by_class = found.class_of and (of_folders or not _are_sequences(members))
+        lists = _stretches_of_classes(members, found.class_of, assumed) if by_class else _blocks(members, assumed)
         if "val" not in lists:
             assumed.append("! there are too few labelled pairs for a split val: training needs it")
     rest = [one for one in ids if one not in labelled]
@@ -159,11 +160,9 @@ def _listed(path: Path, ids: set[str], labelled: Mapping[str, str | None]) -> li
 
 def _blocks(ids: list[str], assumed: list[str]) -> dict[str, list[str]]:
     """Share ids out without tearing sequences: neighbours in a recording are near-duplicates."""
-    groups: dict[str, list[str]] = {}
-    for one in ids:
-        groups.setdefault(str(PurePosixPath(one).parent), []).append(one)
-    if len(groups) < 2 * len(SHARES):
-        groups = {one: [one] for one in ids}  # too few folders to be sequences: contiguous blocks
+    groups = _by_folder(ids)
+    if not _are_sequences(ids):
+        groups = {one: [one] for one in ids}  # contiguous blocks
         assumed.append("splits are contiguous blocks in the order of names, 70/15/15, so that neighbours stay together")
     else:
         assumed.append("splits keep the pairs of a folder together, about 70/15/15")
@@ -176,11 +175,23 @@ def _blocks(ids: list[str], assumed: list[str]) -> dict[str, list[str]]:
     return {name: members for name, members in lists.items() if members}
 
 
-def _stretches_of_classes(ids: list[str], assumed: list[str]) -> dict[str, list[str]]:
-    """Share out the pairs of each class, folders of that name, as contiguous stretches in the order of names."""
+def _by_folder(ids: list[str]) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = {}
+    for one in ids:
+        groups.setdefault(str(PurePosixPath(one).parent), []).append(one)
+    return groups
+
+
+def _are_sequences(ids: list[str]) -> bool:
+    """Whether there are folders enough to share them out as they are."""
+    return len(_by_folder(ids)) >= 2 * len(SHARES)
+
+
+def _stretches_of_classes(ids: list[str], class_of: Mapping[str, str], assumed: list[str]) -> dict[str, list[str]]:
+    """Share out the pairs of each class as contiguous stretches in the order of names."""
     classes: dict[str, list[str]] = {}
     for one in ids:
-        classes.setdefault(PurePosixPath(one).parent.name, []).append(one)
+        classes.setdefault(class_of[one], []).append(one)
     assumed.append(
         "splits are contiguous stretches of each class in the order of names, about 70/15/15: neighbours stay "
         "together, and every class is in train"

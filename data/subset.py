@@ -1,5 +1,7 @@
 """Cards with fewer labels, or with a validation split cut from train: made in memory, nothing is written."""
 
+from collections.abc import Mapping, Sequence
+
 from data.card import SENSORS, UNLABELLED, DatasetCard, Split
 from data.errors import DataError
 
@@ -28,20 +30,42 @@ def subset(card: DatasetCard, labels: float) -> DatasetCard:
     return _with(card, train=Split(ids=tuple(kept)), **{home: Split(ids=(*rest, *moved))})
 
 
-def holdout(card: DatasetCard, share: float) -> DatasetCard:
+def holdout(card: DatasetCard, share: float, task: str = "detect") -> DatasetCard:
     """Make the last ``share`` of train the split ``val``, in place of the card's own: neighbours stay together.
+
+    For the task classify, where the end lacks classes that train has, it is the end of each class.
 
     Raises:
         DataError: the share is out of range, or train has too few pairs to be cut.
     """
-    ids = _train_ids(card)
+    samples = card.samples("train")
+    ids = [sample.id for sample in samples]
     if not 0 < share < 1 or len(ids) < 2:
         raise DataError(
             f"{card.path}: a share of {share:g} of {len(ids)} training pairs cannot be held out; expected a share "
             "between 0 and 1, of two pairs or more"
         )
     count = held_out_count(len(ids), share)
-    return _with(card, train=Split(ids=tuple(ids[:-count])), val=Split(ids=tuple(ids[-count:])))
+    held = set(ids[-count:])
+    kinds = {sample.id: sample.image_label for sample in samples if sample.image_label is not None}
+    if task == "classify" and set(kinds.values()) - {kinds.get(one) for one in held}:
+        held = _ends(ids, kinds, count)
+    train, val = (tuple(one for one in ids if (one in held) is out) for out in (False, True))
+    return _with(card, train=Split(ids=train), val=Split(ids=val))
+
+
+def _ends(ids: Sequence[str], kinds: Mapping[str, int], count: int) -> set[str]:
+    """``count`` of the ids: the end of each class, in the order of ``ids``, and where possible one of each."""
+    left: dict[int | None, list[str]] = {}
+    for one in ids:
+        left.setdefault(kinds.get(one), []).append(one)
+    sizes = {kind: len(own) for kind, own in left.items()}
+    held = set[str]()
+    for _ in range(count):  # next the class of which the smallest share is held; the last of a class stays in train
+        able = [kind for kind in left if len(left[kind]) > 1] or [kind for kind in left if left[kind]]
+        lagging = min(able, key=lambda kind: (1 - len(left[kind]) / sizes[kind], sizes[kind]))
+        held.add(left[lagging].pop())
+    return held
 
 
 def kept_count(pairs: int, labels: float) -> int:

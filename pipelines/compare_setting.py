@@ -28,7 +28,7 @@ def choose_setting(request: Request, task: str) -> Setting:
     if reported != "val" and "val" in source.splits:
         words = f"the card's split 'val' ({len(source.samples('val'))} pairs)"
     else:
-        without = holdout(card, request.holdout)
+        without = holdout(card, request.holdout, task)
         tail = f"{len(without.samples('val'))} pairs from the end of train"
         if request.select == "last":
             card = card.model_copy(update={"splits": card.splits | {"val": without.splits["val"]}})

@@ -11,6 +11,7 @@ from data.card import DatasetCard, Split
 from data.check.run import check_card
 from data.dataset import PairDataset
 from data.images import read_thermal, write_image
+from data.subset import held_out_count, holdout
 from data.thermal import Stored
 from pipelines.cli import main
 from pipelines.data_commands import init
@@ -206,12 +207,29 @@ def test_a_table_of_classes(tmp_path, capsys):
     out = tmp_path / "c.yaml"
     assert rgbt(capsys, tmp_path, "--out", out)[0] == 0
     card, samples = load(out, "classify")
-    assert card.image_classes == ("dry", "wet") and [sample.image_label for sample in samples[:5]] == [1, 1, 1, 1, 0]
+    assert card.image_classes == ("dry", "wet") and [sample.image_label for sample in samples[:5]] == [1, 1, 0, 0, 0]
     text(tmp_path / "labels.csv", "file_name,label\n" + "".join(f"{one}.png,wet\n" for one in IDS))
     assert rgbt(capsys, tmp_path, "--out", out, "--force")[0] == 0
     assert [sample.image_label for sample in load(out, "classify")[1]] == [0] * 20
     text(tmp_path / "labels.csv", "image,time\n000,1\n")
     assert "expected one of ids and one of classes" in fails(capsys, tmp_path, "--out", out, "--force")
+
+
+def test_a_table_sorted_by_class_gives_every_split_every_class(tmp_path, capsys):
+    """Unless folders are recordings: those are kept whole."""
+    pictures(tmp_path, IDS)
+    kinds = {one: "dry" if one < "008" else "ice" if one < "014" else "wet" for one in IDS}
+    text(tmp_path / "labels.csv", "id,label\n" + "".join(f"{one},{kind}\n" for one, kind in kinds.items()))
+    out = tmp_path / "c.yaml"
+    _, said, _ = rgbt(capsys, tmp_path, "--out", out)
+    card = DatasetCard.load(out)
+    assert "contiguous stretches of each class" in said
+    for split in ("train", "val", "test"):
+        assert {kinds[one] for one in card.ids(split)} == {"dry", "ice", "wet"}
+    cut = holdout(card, 0.25, "classify")
+    assert {kinds[one] for one in cut.ids("val")} == {kinds[one] for one in cut.ids("train")} == {"dry", "ice", "wet"}
+    assert len(cut.ids("val")) == held_out_count(len(card.ids("train")), 0.25)
+    assert sorted((*cut.ids("train"), *cut.ids("val"))) == sorted(card.ids("train"))
 
 
 @pytest.mark.parametrize(
