@@ -45,13 +45,20 @@ class Subject:
             raise DataError(
                 f"{card.path}: classes are {list(classes)}, but {self.path} was trained on {list(self.classes)}"
             )
-        ours, theirs = card.inputs(), InputSpec.model_validate(self.inputs)
-        for name in ("rgb_size", "thermal_size", "letterbox", "thermal"):
-            if getattr(ours, name) != getattr(theirs, name):
+        ours, theirs = (_seen(one) for one in (card.inputs(), InputSpec.model_validate(self.inputs)))
+        for name, value in ours.items():
+            if value != theirs[name]:
                 raise DataError(
-                    f"{card.path}: {name} is {getattr(ours, name)}, but {self.path} takes {getattr(theirs, name)}; "
+                    f"{card.path}: {name} is {value}, but {self.path} takes {theirs[name]}; "
                     "measure on a card of the same cameras"
                 )
+
+
+def _seen(inputs: InputSpec) -> dict[str, object]:
+    """What the model sees of a card; how its files store thermal, as counts or as degrees, is converted before."""
+    sizes = {name: getattr(inputs, name) for name in ("rgb_size", "thermal_size", "letterbox")}
+    thermal = {name: getattr(inputs.thermal, name) for name in ("unit", "polarity", "range", "min_span", "invalid")}
+    return sizes | {f"thermal_spec.{name}": value for name, value in thermal.items()}
 
 
 def open_subject(path: Path, provider: str = "cpu") -> Subject:
