@@ -28,6 +28,8 @@ class InputSpec(BaseModel):
     """Height, width after alignment."""
     letterbox: bool = False
     """True: frames of any size are scaled onto this canvas, top left. False: frames have this size."""
+    rig_baked: bool = False
+    """Of a bundle: the graph warps thermal by the rig, so ``thermal_size`` is that of the camera's own frames."""
     thermal: ThermalSpec
 
     @model_validator(mode="after")

@@ -57,6 +57,11 @@ class Rig(BaseModel):
         """Nanoseconds to add to thermal capture times."""
         return round(self.time_offset_ms * 1e6)
 
+    @property
+    def moves(self) -> bool:
+        """Whether thermal frames are turned, flipped or warped."""
+        return bool(self.rotate) or self.flip != "none" or self.homography is not None
+
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read a rig YAML; DataError names file, field and line."""
@@ -118,6 +123,28 @@ class Aligner:
         seen = self._warp(np.ones(self.out_size, np.float32), 0.0)
         outside = seen < 1 - 1e-3
         return outside if outside.any() else None
+
+    def sampling_map(self) -> NDArray[np.float32]:
+        """Where each aligned pixel comes from, for a warp elsewhere (``rgbt export --bake-rig``).
+
+        Returns:
+            [H,W,2] over the aligned frame: x, y in pixels of the frame as delivered; NaN where it sees nothing.
+        """
+        height, width = self.out_size
+        x, y = np.meshgrid(np.arange(width, dtype=np.float64), np.arange(height, dtype=np.float64))
+        if self.matrix is not None:
+            x, y, z = np.einsum("ij,jhw->ihw", np.linalg.inv(self.matrix), np.stack([x, y, np.ones_like(x)]))
+            x, y = x / z, y / z
+        if self.rig.flip in ("horizontal", "both"):
+            x = width - 1 - x
+        if self.rig.flip in ("vertical", "both"):
+            y = height - 1 - y
+        rows, columns = self.thermal_size[0] - 1, self.thermal_size[1] - 1
+        turned = {0: (x, y), 90: (y, rows - x), 180: (columns - x, rows - y), 270: (columns - y, x)}
+        places = np.stack(turned[self.rig.rotate], -1).astype(np.float32)
+        if self.outside is not None:
+            places[self.outside] = np.nan
+        return places
 
     def __call__(self, image: Image, where: str = "thermal") -> Image:
         """Return the aligned frame, H×W of the spec's dtype; unseen pixels carry ``spec.invalid``.

@@ -124,6 +124,8 @@ class Letterbox(nn.Module):
         )
         self.to_rgb = (rgb_size[1] / self.content[1], rgb_size[0] / self.content[0])
         """RGB pixels for each pixel of the canvas, along x and y."""
+        self.answer_size = rgb_size
+        """Height, width of the maps that ``undo`` returns; export may ask for ``content_at`` a stride instead."""
 
     def forward(self, x: Tensor) -> Tensor:
         """[B,C,H,W] → [B,C,canvas]."""
@@ -133,12 +135,18 @@ class Letterbox(nn.Module):
         return F.pad(x, (0, right, 0, bottom)) if right or bottom else x
 
     def undo(self, x: Tensor) -> Tensor:
-        """[B,C,h,w] at any stride over the canvas → [B,C,Hr,Wr], bilinear; what lies in the padding is cut off."""
+        """[B,C,h,w] at any stride over the canvas → [B,C,answer_size], bilinear; what lies in the padding is cut."""
         stride = self.canvas[0] // x.shape[-2]
         if any(side % stride for side in self.content):
             x, stride = F.interpolate(x, self.canvas, mode="bilinear", align_corners=False), 1
         x = x[:, :, : self.content[0] // stride, : self.content[1] // stride]
-        return F.interpolate(x, self.rgb_size, mode="bilinear", align_corners=False)
+        if x.shape[-2:] == self.answer_size:
+            return x
+        return F.interpolate(x, self.answer_size, mode="bilinear", align_corners=False)
+
+    def content_at(self, stride: int) -> tuple[int, int]:
+        """Height, width of the content region at a stride over the canvas."""
+        return -(-self.content[0] // stride), -(-self.content[1] // stride)
 
     def place(self, mask: Tensor, outside: int) -> Tensor:
         """Whole numbers [B,Hr,Wr] → [B,canvas], each the nearest; ``outside`` in the padding."""

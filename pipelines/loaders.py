@@ -272,7 +272,8 @@ def _require_pictures(card: DatasetCard, recipe: TrainRecipe, sizes: Mapping[str
 
 
 def _fingerprint(card: DatasetCard, task: str, splits: Mapping[str, Sequence[Sample]]) -> str:
-    facts = (card.inputs().model_dump_json(), card.load_rig().model_dump_json(), task, repr(card.classes_of(task)))
+    inputs = card.inputs().model_dump_json(exclude={"rig_baked"})  # of bundles alone; runs of before know no such field
+    facts = (inputs, card.load_rig().model_dump_json(), task, repr(card.classes_of(task)))
     digest = hashlib.sha256("\n".join(facts).encode())
     if task == "segment" and card.masks is not None:
         digest.update(repr(card.masks).encode())

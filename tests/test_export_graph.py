@@ -1,6 +1,7 @@
 """The graph is raw in, answer out, at a dynamic batch, and tells nothing about the machine that wrote it."""
 
 import itertools
+import json
 import logging
 import sys
 import types
@@ -16,10 +17,12 @@ from data.thermal import ThermalSpec
 from export.bundle import Inputs
 from export.engines.onnx_runtime import OnnxRuntime
 from export.errors import ExportError
-from export.graph import export_graph
+from export.graph import MAP_SIZES, OPSETS, export_graph, file_metadata, map_layout, set_map_size
 from export.verify import compare
 from fusion.blends import BLENDS
 from fusion.model import Blend, FusionModel, RgbEncoder, ThermalEncoder
+from fusion.model_config import Head
+from fusion.normalise import Letterbox
 
 
 def spec(unit="counts16", rgb=(32, 40), thermal=(16, 20)):
@@ -181,3 +184,83 @@ def test_every_blend_answers_as_pytorch_does(tiny_model, golden_pairs, kind, mon
         heats.append(found["heat"])
     for i, j in itertools.combinations(range(4), 2):
         assert np.abs(heats[i] - heats[j]).max() > 1e-3
+
+
+@pytest.mark.parametrize("opset", [OPSETS[0], 20, OPSETS[-1]])
+def test_opset_is_the_one_asked_for(opset):
+    content = export_graph(Double().eval(), spec(), opset)
+    assert [entry.version for entry in onnx.load_from_string(content).opset_import if entry.domain == ""] == [opset]
+    assert set(OnnxRuntime(content).run(spec().zeros(1))) == {"heat", "best"}
+
+
+@pytest.mark.parametrize("opset", [0, 17, 24, 99])
+def test_opset_out_of_range_is_one_line(opset):
+    with pytest.raises(ExportError, match=rf"opset {opset}: expected 18 to 23; leave --opset out for 18"):
+        export_graph(Double(), spec(), opset)
+
+
+def test_file_says_what_it_is():
+    inputs = spec("celsius")
+    told = file_metadata("segment", ("person", "Fußgänger"), ("rgb", "thermal"), inputs)
+    proto = onnx.load_from_string(export_graph(Double().eval(), inputs, metadata=told))
+    assert {entry.key: json.loads(entry.value) for entry in proto.metadata_props} == told
+    assert told["thermal"]["unit"] == "celsius"
+    assert told["thermal"]["range"] == [-20, 60]
+    assert (told["rig_baked"], told["classes"][1]) == (False, "Fußgänger")
+    assert proto.producer_name == "rgbt-fusion"
+    assert proto.producer_version == told["version"]
+
+
+@pytest.fixture
+def segmenter(tiny_model, monkeypatch):
+    """A model of class maps on a canvas into which the RGB frame fits only with padding."""
+    module = types.ModuleType("small_networks")
+    module.make = SmallNet
+    monkeypatch.setitem(sys.modules, "small_networks", module)
+    encoder = "module:small_networks:make"
+    config = tiny_model.config.model_copy(
+        update={
+            "rgb": RgbEncoder(arch=encoder, weights=None),
+            "thermal": ThermalEncoder(arch=encoder),
+            "head": Head(kind="segment"),
+        }
+    )
+    torch.manual_seed(0)
+    return FusionModel(config).eval()
+
+
+def test_map_at_the_networks_resolution(segmenter, golden_pairs):
+    feeds = {**golden_pairs, "present": np.ones((3, 2), np.float32)}
+    tensors = [torch.from_numpy(array) for array in feeds.values()]
+    with torch.no_grad():
+        scores = segmenter.maps(*tensors)["scores"]
+        whole = segmenter(*tensors)
+    set_map_size(segmenter, "network")
+    with torch.no_grad():
+        small = segmenter(*tensors)
+    assert (whole["class_map"].shape, small["class_map"].shape) == ((3, 48, 64), (3, 16, 22))
+    # The frame covers 64 × 85 of a canvas of 64 × 96: no whole number of cells, so the map is scaled from the canvas.
+    assert segmenter.letterbox.content == (64, 85)
+    agree = scores.argmax(1)[:, :, :21] == small["class_map"][:, :, :21]
+    assert agree.float().mean() > 0.8
+    found = OnnxRuntime(export_graph(segmenter, Inputs.model_validate(segmenter.config.inputs))).run(feeds)
+    assert compare({name: value.numpy() for name, value in small.items()}, found).holds
+    set_map_size(segmenter, "camera")
+    with torch.no_grad():
+        assert torch.equal(segmenter(*tensors)["class_map"], whole["class_map"])
+
+
+def test_map_of_whole_cells_is_the_networks_own_scores():
+    frame = Letterbox((480, 640), (240, 320))
+    frame.answer_size = frame.content_at(4)
+    scores = torch.randn(1, 3, 60, 80)
+    assert torch.equal(frame.undo(scores), scores)
+
+
+def test_map_size_that_does_not_fit_is_one_line(tiny_model, segmenter):
+    with pytest.raises(ExportError, match="this model answers none; leave it out"):
+        set_map_size(tiny_model, "network")
+    with pytest.raises(ExportError, match="map size 'half': expected camera or network"):
+        set_map_size(segmenter, "half")
+    layouts = [map_layout(size)["class_map"] for size in MAP_SIZES]
+    assert "network's resolution" in layouts[1] and "network" not in layouts[0]

@@ -55,6 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--score", type=float, default=0.3, help="detect: least score of a box (default: 0.3)")
     parser.add_argument("--limit", type=int, metavar="N", help="end after N answers")
     parser.add_argument("--engine", default="onnxruntime", help="runtime (default: onnxruntime)")
+    parser.add_argument("--precision", default="fp32", help="fp32, fp16, bf16 or int8 (default: %(default)s)")
     parser.add_argument("--provider", default="cpu", help="cpu, cuda or tensorrt; never replaced silently")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of the model (default: all cores)")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
@@ -64,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
     """Run until the sources end, the limit is reached or a signal comes."""
     import cv2
 
+    from data.errors import DataError
     from data.prepare import InputSpec
     from data.rig import Rig
     from export.bundle import read_bundle
@@ -79,11 +81,16 @@ def run(args: argparse.Namespace) -> int:
     bundle = read_bundle(args.bundle)
     inputs = InputSpec.model_validate(bundle.info.inputs.model_dump())
     rig = Rig() if args.rig is None else Rig.load(args.rig)
+    if inputs.rig_baked and rig.moves:
+        raise DataError(
+            f"{args.bundle}: the rig is baked into this bundle's graph, which takes the camera's own frames; leave "
+            "--rig out, or give one that holds time_offset_ms alone"
+        )
     stop = threading.Event()
     sources = open_sources(_arguments(args), inputs.thermal, args.fps)
     try:
         sinks = _sinks(args, bundle, inputs, sources, stop)
-        session = Session(bundle, args.engine, args.provider, args.threads)
+        session = Session(bundle, args.engine, args.provider, args.threads, args.precision)
         session.warm_up()
     except BaseException:
         for source in sources.values():
