@@ -14,15 +14,27 @@ from export.bundle import Array
 from export.session import Session
 
 _WARM_UP_RUNS = 3
-_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "numpy", "opencv-python", "opencv-python-headless", "av")
+_PACKAGES = (
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+    "ncnn",
+    "ai-edge-litert",
+    "tensorrt",
+    "numpy",
+    "opencv-python",
+    "opencv-python-headless",
+    "av",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """How fast one session answers."""
+    """How fast one session answers, and the engine without the session around it."""
 
     target: str
     """Engine and provider."""
+    precision: str
     threads: int
     batch: int
     runs: int
@@ -31,29 +43,38 @@ class Speed:
     p95_ms: float
     p99_ms: float
     pairs_per_s: float
+    bare_p50_ms: float
+    """Of the engine's own call on the same pairs, prepared before: every other run in the same minute."""
+    bare_pairs_per_s: float
 
 
 def measure(session: Session, batch: int, seconds: float) -> Speed:
     """Time runs of ``batch`` golden pairs for about ``seconds``, after a warm-up that does not count."""
     feeds = _feeds(session, batch)
+    calls = (lambda: session.run(**feeds), session.bare(**feeds))
     for _ in range(_WARM_UP_RUNS):
-        session.run(**feeds)
-    times: list[float] = []
+        for call in calls:
+            call()
+    times: tuple[list[float], list[float]] = ([], [])
     begin = time.perf_counter()
-    while not times or time.perf_counter() - begin < seconds:
-        start = time.perf_counter()
-        session.run(**feeds)
-        times.append(time.perf_counter() - start)
-    p50, p95, p99 = np.percentile(times, (50, 95, 99)) * 1000
+    while not times[0] or time.perf_counter() - begin < seconds:
+        for call, taken in zip(calls, times, strict=True):
+            start = time.perf_counter()
+            call()
+            taken.append(time.perf_counter() - start)
+    p50, p95, p99 = np.percentile(times[0], (50, 95, 99)) * 1000
     return Speed(
         target=session.target,
+        precision=session.precision,
         threads=session.threads or cores(),
         batch=batch,
-        runs=len(times),
+        runs=len(times[0]),
         p50_ms=float(p50),
         p95_ms=float(p95),
         p99_ms=float(p99),
-        pairs_per_s=batch * len(times) / sum(times),
+        pairs_per_s=batch * len(times[0]) / sum(times[0]),
+        bare_p50_ms=float(np.median(times[1]) * 1000),
+        bare_pairs_per_s=batch * len(times[1]) / sum(times[1]),
     )
 
 

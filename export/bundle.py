@@ -15,7 +15,7 @@ client in another language uses a bundle.
 import json
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, Self
@@ -250,6 +250,26 @@ class Bundle:
             f"{self.path}: holds no {precision} model for {engine}; it has {', '.join(self.info.variants)}; "
             f"rgbt export RUN --out {self.path} --target {engine} --precision {precision} writes one"
         )
+
+    def choose(self, engines: Sequence[str] | None, precisions: Sequence[str] | None) -> list[Variant]:
+        """Return the variants of these engines and precisions; None: of all that the bundle holds.
+
+        Raises:
+            ExportError: a named engine or precision is not there.
+        """
+        if engines and precisions:
+            return [self.variant(engine, precision) for engine in engines for precision in precisions]
+        held = list(self.info.variants.values())
+        if engines:
+            found = [v for engine in engines for v in held if v.engine == engine]
+            missing = [engine for engine in engines if all(v.engine != engine for v in held)]
+            return found + [self.variant(engine, "fp32") for engine in missing]
+        if precisions:
+            missing = [precision for precision in precisions if all(v.precision != precision for v in held)]
+            for precision in missing:
+                self.variant("onnxruntime", precision)  # says what there is
+            return [v for v in held if v.precision in precisions]
+        return held
 
     def files(self, variant: Variant) -> list[Path]:
         """Paths of a variant's files."""

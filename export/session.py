@@ -1,13 +1,14 @@
 """A bundle that runs: checks what goes in, and hands it to the engine."""
 
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from export.bundle import Array, Bundle
-from export.dense_form import answer
+from export.dense_form import answer, prepare
 from export.errors import ExportError
 
 _BUFFERED_BATCHES = 4
@@ -51,7 +52,21 @@ def _onnxruntime(files: Sequence[Path], provider: str, threads: int | None, prec
     return OnnxRuntime(files[0], provider, threads)
 
 
-ENGINES: dict[str, EngineFactory] = {"onnxruntime": _onnxruntime}
+def _by(module: str, name: str) -> EngineFactory:
+    """The engine of that name, imported when it is asked for."""
+
+    def load(files: Sequence[Path], provider: str, threads: int | None, precision: str) -> Engine:
+        engine: Engine = getattr(import_module(f"export.engines.{module}"), name)(files, provider, threads, precision)
+        return engine
+
+    return load
+
+
+ENGINES: dict[str, EngineFactory] = {
+    "onnxruntime": _onnxruntime,
+    "openvino": _by("open_vino", "OpenVino"),
+    "ncnn": _by("ncnn", "Ncnn"),
+}
 """Engine → what loads a model with it; its module and its runtime are imported then."""
 
 
@@ -103,11 +118,6 @@ class Session:
         """Engine and provider in one word, as tables name it."""
         return f"{self.engine}-{self.provider}"
 
-    @property
-    def runtime(self) -> Engine:
-        """The bare engine, for what measures the cost of the rest."""
-        return self._runtime
-
     def run(self, rgb: Array, thermal: Array, present: Array) -> dict[str, Array]:
         """Answer a batch of pairs; pairs of several rigs may share one.
 
@@ -132,6 +142,13 @@ class Session:
         for index, name in enumerate(("rgb", "thermal")):  # what a camera that is gone left behind is overwritten
             buffers[name][present[:, index] == 0] = 0
         return self._bound[batch]()
+
+    def bare(self, rgb: Array, thermal: Array, present: Array) -> Callable[[], object]:
+        """Return the engine's own call on this batch, without checks, copies, preparation and decoding."""
+        feeds = {"rgb": rgb, "thermal": thermal, "present": present}
+        spec = self.bundle.info.dense
+        prepared = prepare(feeds, spec) if self.variant.form == "dense" and spec is not None else feeds
+        return lambda: self._runtime.run(prepared)
 
     def warm_up(self, batch: int = 1) -> None:
         """Run black frames once, so that allocation is no part of the first answer's time."""

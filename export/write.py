@@ -2,7 +2,8 @@
 
 import copy
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from export.bundle import GOLDEN, INFO, MODEL, Array, Bundle, Inputs, read_bundle, write_info
+from export.bundle import GOLDEN, INFO, MODEL, Array, Bundle, BundleInfo, Inputs, Proof, read_bundle, write_info
 from export.errors import ExportError
-from export.graph import OPSET, export_graph
+from export.graph import OPSET, export_graph, file_metadata
+from export.prove import prove
 from export.session import Session
+from export.variants.source import Metric, Run, Source
+from export.variants.table import MAKERS
 from export.verify import replay
 from fusion.folder import atomic_folder
 
+REPORT = "report.html"
+_FP32 = "onnxruntime-fp32"
 MISSING_SENSOR = (
     "Set its entry of 'present' to 0 and send any frame of the right size and dtype in its place, zeros for "
     "example: the graph cuts the absent sensor out and answers from the other alone. Never both 0."
@@ -30,6 +36,25 @@ LAYOUTS = {
 """Output → what its numbers mean."""
 
 
+@dataclass(frozen=True)
+class Forms:
+    """In which forms a bundle carries the model, and what they are made and measured with."""
+
+    keys: Sequence[str] = ()
+    """Of export.variants.table.MAKERS, beside ``onnxruntime-fp32``, which every bundle has."""
+    calibration: Sequence[Mapping[str, Array]] = ()
+    """Feeds of batch 1, real pairs of day and night."""
+    metric: Metric | None = None
+    """Of the validation pairs; int8 needs it."""
+    max_drop: float = 1.0
+    """Points of the metric that a quantised model may lose."""
+    progress: Callable[[str], None] = print
+    """Says one line of progress."""
+    page: Callable[[BundleInfo], str] | None = None
+    """Makes the bundle's report.html of what was measured."""
+    opset: int = OPSET
+
+
 def export_bundle(
     model: torch.nn.Module,
     inputs: Mapping[str, Any],
@@ -40,6 +65,7 @@ def export_bundle(
     recipe_sha256: str,
     out: Path,
     task: str = "detect",
+    forms: Forms | None = None,
 ) -> Bundle:
     """Write a bundle folder as a whole, after ONNX Runtime has answered as PyTorch does.
 
@@ -56,6 +82,7 @@ def export_bundle(
         recipe_sha256: Hash of the resolved recipe.
         out: The folder; an existing one is replaced only if it is a bundle.
         task: detect, segment or classify.
+        forms: Other engines and precisions; None: ONNX Runtime at fp32 alone, neither evaluated nor timed.
 
     Raises:
         ExportError: the model cannot become a graph, or the engine answers otherwise than PyTorch.
@@ -74,23 +101,68 @@ def export_bundle(
         "missing_sensor": MISSING_SENSOR
         if len(sensors) == 2
         else f"The model looks at {sensors[0]} alone; it must be there.",
-        "opset": OPSET,
+        "opset": forms.opset if forms else OPSET,
         "recipe_sha256": recipe_sha256,
         "metrics": dict(metrics),
         "created_with": _versions(),
     }
+    forms = forms or Forms()
+    metadata = file_metadata(task, classes, sensors, description)
     with atomic_folder(out, marker=INFO) as folder:
-        (folder / MODEL).write_bytes(export_graph(model, description))
+        graph = export_graph(model, description, forms.opset, metadata)
+        (folder / MODEL).write_bytes(graph)
         arrays: dict[str, Any] = {**feeds, **answers}
         np.savez_compressed(folder / GOLDEN, allow_pickle=False, **arrays)
+        fields |= _variants(forms, _source(model, graph, description, task, forms), folder)
         write_info(folder, {**fields, "parity": {}})
-        write_info(folder, {**fields, "parity": {"onnxruntime-cpu": _parity(folder)}})
+        _prove(folder, fields, forms)
     return read_bundle(out)
 
 
-def _parity(folder: Path) -> dict[str, Any]:
+def _source(model: torch.nn.Module, graph: bytes, inputs: Inputs, task: str, forms: Forms) -> Source:
+    def unmeasured(run: Run) -> float:
+        raise ExportError("int8 needs a metric: validation pairs with labels")
+
+    metric = forms.metric.of if forms.metric else unmeasured
+    return Source(model, graph, inputs, task, forms.calibration, metric, forms.max_drop, forms.progress)
+
+
+def _variants(forms: Forms, source: Source, folder: Path) -> dict[str, Any]:
+    """Write every form; the fields of bundle.json about them."""
+    made = {}
+    for key in dict.fromkeys((_FP32, *forms.keys)):
+        if key != _FP32:
+            forms.progress(f"{key}: writing")
+        made[key] = MAKERS[key](source, folder)
+    dense = None
+    if any(variant.form == "dense" for variant in made.values()):
+        from export.variants.dense_model import dense_spec
+
+        dense = dense_spec(source.model)
+    return {"variants": made, "dense": dense}
+
+
+def _prove(folder: Path, fields: dict[str, Any], forms: Forms) -> None:
+    """Measure every form, and refuse the bundle where one at fp32 answers otherwise than PyTorch."""
+    bundle = read_bundle(folder)
+    if not forms.keys:
+        write_info(folder, {**fields, "parity": {"onnxruntime-cpu": _parity(bundle)}})
+        return
+    proofs: dict[str, Proof] = {}
+    for key in bundle.info.variants:
+        forms.progress(f"{key}: measuring")
+        proof = prove(bundle, key, forms.metric)
+        proofs[f"{key}-{proof.provider}"] = proof
+    fields |= {"proofs": proofs, "parity": {"onnxruntime-cpu": proofs[f"{_FP32}-cpu"].parity}}
+    if forms.page:
+        write_info(folder, fields)
+        (folder / REPORT).write_text(forms.page(read_bundle(folder).info), encoding="utf-8")
+    write_info(folder, fields)
+
+
+def _parity(bundle: Bundle) -> dict[str, Any]:
     """Replay the golden pairs of a bundle that is about to be finished, and refuse it beyond the limits."""
-    session = Session(read_bundle(folder))
+    session = Session(bundle)
     parity = replay(session)
     session.close()
     if not parity.holds:

@@ -18,7 +18,7 @@ from export.bundle import read_bundle
 from export.session import Session
 from export.verify import Parity, replay
 from pipelines.evaluate import Evaluation, evaluate
-from pipelines.export_run import export_run
+from pipelines.export_run import Request, export_run
 from pipelines.recipe_file import dump_recipe, load_recipe
 from pipelines.run_report import report_run
 from pipelines.train import HISTORY, RECIPE, train
@@ -116,7 +116,7 @@ def run_demo(out: Path, seed: int, changes: list[str], say: Callable[[str], None
     report = report_run(runs["fused"], evaluation)
     say("\n── export, and replay the golden pairs on ONNX Runtime")
     bundle = out / "bundle"
-    export_run(runs["fused"], bundle)
+    export_run(Request(runs["fused"], bundle), say)
     session = Session(read_bundle(bundle))
     parity = replay(session)
     speed = measure(session, 1, _BENCH_SECONDS)

@@ -1,38 +1,144 @@
 """From a run folder to a bundle: the trained model, golden pairs from its card, and what was measured."""
 
 import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
+from tqdm import tqdm
 
 from data.card import DatasetCard
+from data.errors import DataError
 from data.pairs import load_pair
-from data.prepare import Preparer
-from export.bundle import Bundle
-from export.write import export_bundle
+from data.prepare import Prepared, Preparer
+from data.sample import Sample
+from export.bundle import Array, Bundle
+from export.variants.source import Metric, Run
+from export.variants.table import keys
+from export.write import Forms, export_bundle
 from fusion.checkpoint import load_model
+from fusion.heads import metric_for
+from fusion.model import FusionModel
+from pipelines.report.bundle import bundle_page
 from pipelines.run_report import EVALUATION
 from pipelines.train import read_run
 
+_T = TypeVar("_T")
+_CANDIDATES = 4
+"""Pairs looked at for each one that calibrates, so that the darkest and the brightest are among them."""
 
-def export_run(run: Path, out: Path, card_path: Path | None = None, split: str = "val", golden: int = 4) -> Bundle:
-    """Export the model of ``run``; golden pairs are spread over ``split`` of the card (default: the run's own).
+
+@dataclass(frozen=True)
+class Request:
+    """What to export, and what to measure it on."""
+
+    run: Path
+    out: Path
+    card: Path | None = None
+    """Of the golden and the validation pairs; None: the run's own."""
+    split: str = "val"
+    """Of the golden and the validation pairs."""
+    golden: int = 4
+    targets: Sequence[str] = ("onnxruntime",)
+    precisions: Sequence[str] = ("fp32",)
+    calibration: Path | None = None
+    """Card of the pairs that int8 is calibrated on; None: as ``card``."""
+    calibration_split: str = "train"
+    calibration_pairs: int = 64
+    max_drop: float = 1.0
+    """Points of the task's main metric that int8 may lose."""
+    opset: int | None = None
+
+
+def export_run(request: Request, progress: Callable[[str], None]) -> Bundle:
+    """Export the model of a run; golden pairs are spread over the split.
 
     Raises:
         DataError: the run is not finished, or the card's pairs cannot be read.
-        ExportError: the graph answers otherwise than PyTorch; an older bundle stays as it was.
+        ExportError: the graph answers otherwise than PyTorch, or int8 loses too much; an older bundle stays as it was.
     """
-    _, info, _ = read_run(run)
-    model = load_model(run)
-    card = DatasetCard.load(card_path or Path(info.card))
-    preparer = Preparer(card.inputs(), card.load_rig())
-    samples = card.samples(split)
-    chosen = [samples[round(i * (len(samples) - 1) / max(1, golden - 1))] for i in range(min(golden, len(samples)))]
-    pairs = [load_pair(sample, preparer)[0] for sample in chosen]
+    wanted = keys(request.targets, request.precisions)
+    _, info, _ = read_run(request.run)
+    model = load_model(request.run)
+    card = DatasetCard.load(request.card or Path(info.card))
+    samples = card.samples(request.split)
+    pairs = _pairs(card, _spread(samples, request.golden), model)
     arrays = {"rgb": np.stack([p.rgb for p in pairs]), "thermal": np.stack([p.thermal for p in pairs])}
-    measured = run / EVALUATION
+    measured = request.run / EVALUATION
     metrics = json.loads(measured.read_text()) if measured.exists() else {}
     config = model.config
+    forms = Forms(progress=progress)
+    if request.opset is not None:
+        forms = replace(forms, opset=request.opset)
+    if wanted != ["onnxruntime-fp32"]:
+        forms = replace(
+            forms,
+            keys=wanted,
+            calibration=_calibration(request, card, model) if "int8" in request.precisions else (),
+            metric=_metric(card, samples, model, request),
+            max_drop=request.max_drop,
+            page=bundle_page,
+        )
     return export_bundle(
-        model, config.inputs, config.classes, config.sensors, arrays, metrics, info.recipe_sha256, out, config.head.kind
+        model,
+        config.inputs,
+        config.classes,
+        config.sensors,
+        arrays,
+        metrics,
+        info.recipe_sha256,
+        request.out,
+        config.head.kind,
+        forms,
     )
+
+
+def _metric(card: DatasetCard, samples: Sequence[Sample], model: FusionModel, request: Request) -> Metric | None:
+    """The task's main figure on the labelled pairs of the split; None where there are none, and nothing needs it."""
+    task, classes, sensors = model.task, model.config.classes, model.config.sensors
+    labelled = [sample for sample in samples if sample.has(task)]
+    if not labelled and "int8" in request.precisions:
+        raise DataError(
+            f"{card.path}: split '{request.split}' has no labels for {task}, so what int8 loses cannot be measured; "
+            "name another with --split, or a card with --data"
+        )
+    if not labelled:
+        return None
+    preparer = Preparer(card.inputs(), card.load_rig())
+
+    def of(run: Run) -> float:
+        metric = metric_for(task, classes)
+        for sample in tqdm(labelled, unit="pair", desc="validation", leave=False, dynamic_ncols=True):
+            pair, truth = load_pair(sample, preparer, sensors, task, card)
+            metric.update({name: answer[0] for name, answer in run(_feeds(pair)).items()}, truth)
+        return float(metric.compute()[metric.metrics[0]])
+
+    return Metric(metric_for(task, classes).metrics[0], len(labelled), of)
+
+
+def _calibration(request: Request, card: DatasetCard, model: FusionModel) -> list[Mapping[str, Array]]:
+    """Pairs evenly spread over the brightness of the split's RGB pictures, from night to day."""
+    source = DatasetCard.load(request.calibration) if request.calibration else card
+    samples = [s for s in source.samples(request.calibration_split) if {*model.config.sensors} <= {*s.sensors}]
+    pairs = _pairs(source, _spread(samples, _CANDIDATES * request.calibration_pairs), model)
+    return [
+        _feeds(pair) for pair in _spread(sorted(pairs, key=lambda p: float(p.rgb.mean())), request.calibration_pairs)
+    ]
+
+
+def _pairs(card: DatasetCard, samples: Sequence[Sample], model: FusionModel) -> list[Prepared]:
+    preparer = Preparer(card.inputs(), card.load_rig())
+    return [load_pair(sample, preparer, model.config.sensors, None, card)[0] for sample in samples]
+
+
+def _feeds(pair: Prepared) -> dict[str, Array]:
+    return {"rgb": pair.rgb[None], "thermal": pair.thermal[None], "present": pair.present[None]}
+
+
+def _spread(items: Sequence[_T], count: int) -> list[_T]:
+    """``count`` of them, evenly spread from the first to the last; all of them where there are fewer."""
+    if len(items) <= count:
+        return list(items)
+    return [items[round(i * (len(items) - 1) / max(1, count - 1))] for i in range(count)]

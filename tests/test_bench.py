@@ -30,7 +30,17 @@ def test_command(tiny_bundle, capsys):
     assert main(["bench", str(tiny_bundle), "--batch", "1", "2", "--threads", "1", "--seconds", "0.02", "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert [row["batch"] for row in answer["sessions"]] == [1, 2]
-    assert set(answer["sessions"][0]) >= {"target", "batch", "p50_ms", "p95_ms", "p99_ms", "pairs_per_s"}
+    assert set(answer["sessions"][0]) >= {
+        "target",
+        "precision",
+        "batch",
+        "p50_ms",
+        "p95_ms",
+        "p99_ms",
+        "pairs_per_s",
+        "metric",
+    }
+    assert all(row["bare_p50_ms"] > 0 for row in answer["sessions"])
     assert answer["inputs"]["thermal"] == [30, 40]
 
 

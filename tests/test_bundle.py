@@ -236,8 +236,9 @@ def test_verify_command(bundle, capfd):
     assert main(["verify", str(bundle), "--json"]) == 0
     answer = json.loads(capfd.readouterr().out)
     assert answer["holds"] is True
-    assert answer["target"] == "onnxruntime-cpu"
-    assert Parity(answer["pairs"], {name: answer[name] for name in answer["limits"]}).holds
+    assert answer["rows"][0]["target"] == "onnxruntime-cpu"
+    (row,) = answer["rows"]
+    assert Parity(row["pairs"], {name: row[name] for name in row["limits"]}, row["limits"]).holds
 
 
 def test_verify_command_on_a_changed_byte(bundle, capfd):

@@ -3,7 +3,7 @@
 import contextlib
 import ctypes
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ _RUN_ADVICE = {
     "cuda": _GPU_ADVICE,
     "tensorrt": _GPU_ADVICE,
 }
+_NUMPY = {"tensor(uint8)": "uint8", "tensor(uint16)": "uint16", "tensor(float)": "float32", "tensor(int64)": "int64"}
 _LONGEST = 200
 
 
@@ -43,20 +44,25 @@ class OnnxRuntime:
         model: Path of the graph, or its bytes.
         provider: One of PROVIDERS; when it does not load, that is an error, never a fall-back to the CPU.
         threads: Threads inside one operator on the CPU; None: as many as there are cores.
+        cuda_graph: Record the GPU's kernels at the first run of a bound batch, and replay them from then on: one
+            launch instead of hundreds. For the provider cuda, and one batch size.
 
     Raises:
         ExportError: unknown provider, one that does not load, or a graph that cannot be read.
     """
 
-    def __init__(self, model: Path | bytes, provider: str = "cpu", threads: int | None = None) -> None:
+    def __init__(
+        self, model: Path | bytes, provider: str = "cpu", threads: int | None = None, cuda_graph: bool = False
+    ) -> None:
+        if cuda_graph and provider != "cuda":
+            raise ExportError(f"CUDA graphs need provider 'cuda', found '{provider}'; leave out --cuda-graph")
         self.provider = provider
-        self._session = _open(model, provider, threads)
+        self._session = _open(model, provider, threads, cuda_graph)
         self._outputs = [output.name for output in self._session.get_outputs()]
 
     def signature(self) -> dict[str, tuple[str, tuple[int | str | None, ...]]]:
         """Input → (dtype, shape) as the graph declares them; a dynamic dimension is a name."""
-        names = {"tensor(uint8)": "uint8", "tensor(uint16)": "uint16", "tensor(float)": "float32"}
-        return {i.name: (names.get(i.type, i.type), tuple(i.shape)) for i in self._session.get_inputs()}
+        return {i.name: (_NUMPY.get(i.type, i.type), tuple(i.shape)) for i in self._session.get_inputs()}
 
     def outputs(self) -> list[str]:
         """Names of the answers."""
@@ -68,21 +74,61 @@ class OnnxRuntime:
         Raises:
             ExportError: ONNX Runtime fails: no memory left, a GPU it has no code for, a feed it does not take.
         """
-        run = self._session.run
-        try:
-            answers = run(self._outputs, dict(feeds))
-        except Exception as error:  # noqa: BLE001 - the C++ side raises a dozen types
-            raise ExportError(
-                f"ONNX Runtime fails on provider '{self.provider}' ({_reason(error)}); {_RUN_ADVICE[self.provider]}"
-            ) from None
+        with self._told():
+            answers = self._session.run(self._outputs, dict(feeds))
         return dict(zip(self._outputs, answers, strict=True))
+
+    def bind(self, feeds: Mapping[str, Array]) -> Callable[[], dict[str, Array]]:
+        """Tie inputs and outputs to fixed memory: on the CPU the buffers themselves, on a GPU their copies there.
+
+        Args:
+            feeds: Buffers that stay where they are; what they hold at the moment of a call is answered.
+
+        Returns:
+            What answers them; as ``run`` it raises ExportError.
+        """
+        import onnxruntime
+
+        device = "cpu" if self.provider == "cpu" else "cuda"
+        binding = self._session.io_binding()
+        inputs = {name: onnxruntime.OrtValue.ortvalue_from_numpy(array, device, 0) for name, array in feeds.items()}
+        for name, value in inputs.items():
+            binding.bind_ortvalue_input(name, value)
+        batch = len(next(iter(feeds.values())))
+        for output in self._session.get_outputs():
+            if device == "cpu":
+                binding.bind_output(output.name)
+            else:  # CUDA graphs ask for addresses that never change
+                shape = [batch, *output.shape[1:]]
+                value = onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, _NUMPY[output.type], device, 0)
+                binding.bind_ortvalue_output(output.name, value)
+
+        def answer() -> dict[str, Array]:
+            if device != "cpu":
+                for name, value in inputs.items():
+                    value.update_inplace(feeds[name])
+            with self._told():
+                self._session.run_with_iobinding(binding)
+                return dict(zip(self._outputs, binding.copy_outputs_to_cpu(), strict=True))
+
+        return answer
 
     def close(self) -> None:
         """Free the graph's memory; the engine cannot run afterwards."""
         self._session = None
 
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """One line for whatever the C++ side raises."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - it raises a dozen types
+            raise ExportError(
+                f"ONNX Runtime fails on provider '{self.provider}' ({_reason(error)}); {_RUN_ADVICE[self.provider]}"
+            ) from None
 
-def _open(model: Path | bytes, provider: str, threads: int | None) -> Any:  # noqa: ANN401 - untyped library
+
+def _open(model: Path | bytes, provider: str, threads: int | None, cuda_graph: bool) -> Any:  # noqa: ANN401 - untyped library
     try:
         import onnxruntime
     except ImportError as error:
@@ -102,7 +148,7 @@ def _open(model: Path | bytes, provider: str, threads: int | None) -> Any:  # no
             session = onnxruntime.InferenceSession(
                 model if isinstance(model, bytes) else str(model),
                 _options(onnxruntime, threads),
-                providers=_fallback_free(name),
+                providers=_fallback_free(name, cuda_graph),
             )
         except Exception as error:  # noqa: BLE001 - the C++ side raises a dozen types
             where = "the graph" if isinstance(model, bytes) else model
@@ -117,9 +163,11 @@ def _open(model: Path | bytes, provider: str, threads: int | None) -> Any:  # no
     return session
 
 
-def _fallback_free(name: str) -> list[str]:
+def _fallback_free(name: str, cuda_graph: bool) -> list[Any]:
     # TensorRT leaves operators that it lacks to CUDA; the CPU as a whole is never a substitute.
     cuda = PROVIDERS["cuda"]
+    if cuda_graph:
+        return [(name, {"enable_cuda_graph": "1"})]
     return [name, cuda] if name == PROVIDERS["tensorrt"] else [name]
 
 

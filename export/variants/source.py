@@ -13,6 +13,17 @@ Run = Callable[[Mapping[str, Array]], dict[str, Array]]
 
 
 @dataclass(frozen=True)
+class Metric:
+    """The task's main metric on the validation pairs."""
+
+    name: str
+    """ap50, miou or accuracy."""
+    pairs: int
+    of: Callable[[Run], float]
+    """A way to answer → its figure, 0 to 1."""
+
+
+@dataclass(frozen=True)
 class Source:
     """The trained model, real pairs to calibrate on, and the task's metric."""
 

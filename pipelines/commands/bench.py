@@ -1,9 +1,7 @@
 """``rgbt bench``: how fast a bundle answers here, alone and live; how fast training steps and a card loads."""
 
 import argparse
-import dataclasses
 import json
-import math
 import shlex
 import sys
 from pathlib import Path
@@ -11,12 +9,16 @@ from typing import Any
 
 EXAMPLE = """examples:
   rgbt bench runs/demo/bundle
-  rgbt bench runs/demo/bundle --batch 1 4 --threads 2 --seconds 10
+  rgbt bench runs/demo/bundle --batch 1 4 --threads 1 2 --seconds 10
+  rgbt bench runs/demo/bundle --engine onnxruntime openvino --precision fp32 int8 --json
   rgbt bench runs/demo/bundle --live --json
   rgbt bench --train --json
   rgbt bench --train --arch resnet18 --size 480 640 --batch 4 --steps 80
   rgbt bench --train --data card.yaml --recipe staged
   rgbt bench --data card.yaml --json
+
+Of a bundle every engine and precision in it is timed (or those named), by batch and threads, every other run being the
+engine's own call without ours around it; the metric is that of bundle.json, measured at export.
 
 --live generates two 300-frame files (1280×720 H.264 and 640×512 16-bit FFV1 for a bundle that takes any size, else
 of its own size and depth) and measures CPU time per pair: of the model alone (M), of decoding alone (D), and of the
@@ -37,12 +39,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("bundle", type=Path, nargs="?", help="the bundle's folder (not with --train)")
     parser.add_argument("--batch", type=int, nargs="+", help=f"batch sizes (default: 1; with --train one, {_BATCH})")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
+    parser.add_argument("--threads", type=int, nargs="+", help="CPU threads (default: all cores; of a bundle several)")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     bundle = parser.add_argument_group("of a bundle")
     bundle.add_argument("--seconds", type=float, default=5.0, help="time for each batch size (default: %(default)s)")
-    bundle.add_argument("--engine", default="onnxruntime", help="runtime (default: %(default)s)")
-    bundle.add_argument("--provider", default="cpu", help="cpu, cuda or tensorrt (default: %(default)s)")
+    bundle.add_argument("--engine", nargs="+", help="runtimes (default: those that the bundle has files for)")
+    bundle.add_argument("--precision", nargs="+", help="fp32, fp16, bf16, int8 (default: those of the bundle)")
+    bundle.add_argument("--provider", default="cpu", help="cpu, cuda, tensorrt, gpu, npu (default: %(default)s)")
     bundle.add_argument("--live", action="store_true", help="measure the live process against its parts too")
     train = parser.add_argument_group("of training")
     train.add_argument("--train", action="store_true", help="measure training instead of a bundle")
@@ -88,8 +91,9 @@ def _misuse(args: argparse.Namespace) -> str | None:
     if args.bundle or args.live:
         found = args.bundle or "--live"
         return f"--train measures training, not a bundle: leave out '{found}', or leave out --train"
-    if len(args.batch or [_BATCH]) > 1:
-        return f"--train takes one --batch, found {' '.join(map(str, args.batch))}"
+    for name in ("batch", "threads"):
+        if len(getattr(args, name) or [1]) > 1:
+            return f"--train takes one --{name}, found {' '.join(map(str, getattr(args, name)))}"
     if (args.data is None) != (args.recipe is None):
         return "--data and --recipe go together: a card, and how its pictures are read"
     if args.set and args.recipe is None:
@@ -102,7 +106,7 @@ def _run_train(args: argparse.Namespace) -> int:
     from pipelines.wait_bench import measure_wait
 
     batch = (args.batch or [_BATCH])[0]
-    machine = args.threads, args.accelerator
+    machine = (args.threads or [None])[0], args.accelerator
     waits = measure_wait(args.data, args.recipe, args.steps, *machine, args.set) if args.data else {}
     figures = measure_train(args.arch, (args.size[0], args.size[1]), batch, args.steps, *machine)
     answer = {"command": _train_command(args, batch), **figures, **waits}
@@ -148,7 +152,7 @@ def _loader_table(answer: dict[str, Any]) -> list[str]:
 
 def _train_command(args: argparse.Namespace, batch: int) -> str:
     words = ["rgbt", "bench", "--train", "--arch", args.arch, "--size", *map(str, args.size), "--batch", str(batch)]
-    words += ["--steps", str(args.steps), *(["--threads", str(args.threads)] if args.threads else [])]
+    words += ["--steps", str(args.steps), *(["--threads", str(args.threads[0])] if args.threads else [])]
     words += [] if args.accelerator == "auto" else ["--accelerator", args.accelerator]
     words += ["--data", str(args.data), "--recipe", args.recipe] if args.data else []
     return shlex.join([*words, *(word for change in args.set for word in ("--set", change))])
@@ -168,33 +172,20 @@ def _train_table(answer: dict[str, Any]) -> list[str]:
 
 
 def _run_bundle(args: argparse.Namespace) -> int:
-    from export.bench import machine, measure
     from export.bundle import read_bundle
-    from export.errors import ExportError
-    from export.session import Session
+    from pipelines.bundle_bench import Matrix, measure_bundle, table
 
-    batches = args.batch or [1]
-    if min(batches) < 1:
-        raise ExportError(f"--batch is {min(batches)}; give at least 1")
-    if not 0 < args.seconds < math.inf:
-        raise ExportError(f"--seconds is {args.seconds:g}; give a time above 0")
     bundle = read_bundle(args.bundle)
-    session = Session(bundle, args.engine, args.provider, args.threads)
-    rows = [dataclasses.asdict(measure(session, batch, args.seconds)) for batch in batches]
-    session.close()
-    answer: dict[str, Any] = {
-        "command": _command(args),
-        "machine": machine(),
-        "bundle": str(args.bundle),
-        "inputs": {name: list(shape) for name, shape in bundle.info.inputs.shapes().items()},
-        "sessions": rows,
-    }
+    threads = args.threads or [None]
+    matrix = Matrix(args.engine, args.precision, args.provider, args.batch or [1], threads, args.seconds)
+    answer: dict[str, Any] = {"command": _command(args), **measure_bundle(bundle, matrix)}
     live: dict[str, Any] = {}
     if args.live:
         from pipelines.live_bench import measure_live
 
-        live = measure_live(args.bundle, args.engine, args.provider, args.threads)
-    print(json.dumps({**answer, **live}, indent=2) if args.json else "\n".join(_table(answer, live)))
+        engine = (args.engine or ["onnxruntime"])[0]
+        live = measure_live(args.bundle, engine, args.provider, threads[0])
+    print(json.dumps({**answer, **live}, indent=2) if args.json else "\n".join(table(answer, live)))
     return 0
 
 
@@ -209,23 +200,8 @@ def _command(args: argparse.Namespace) -> str:
         "--seconds",
         f"{args.seconds:g}",
     ]
-    words += ["--engine", args.engine, "--provider", args.provider]
-    words += ["--threads", str(args.threads)] if args.threads else []
+    for name in ("engine", "precision", "threads"):
+        given = getattr(args, name)
+        words += [f"--{name}", *map(str, given)] if given else []
+    words += ["--provider", args.provider]
     return shlex.join([*words, *(["--live"] if args.live else [])])
-
-
-def _table(answer: dict[str, Any], live: dict[str, Any]) -> list[str]:
-    sizes = ", ".join(f"{name} {'×'.join(map(str, shape))}" for name, shape in answer["inputs"].items())
-    lines = [
-        f"$ {answer['command']}",
-        ", ".join(f"{name} {value}" for name, value in answer["machine"].items()),
-        f"{answer['bundle']}: {sizes}",
-        "",
-        f"{'target':<22}{'threads':>8}{'batch':>6}{'runs':>6}{'p50 ms':>9}{'p95 ms':>9}{'p99 ms':>9}{'pairs/s':>9}",
-    ]
-    for row in answer["sessions"]:
-        lines.append(
-            f"{row['target']:<22}{row['threads']:>8}{row['batch']:>6}{row['runs']:>6}{row['p50_ms']:>9.2f}"
-            f"{row['p95_ms']:>9.2f}{row['p99_ms']:>9.2f}{row['pairs_per_s']:>9.1f}"
-        )
-    return [*lines, *([""] if live else []), *(f"{name:<22}{value}" for name, value in live.items())]

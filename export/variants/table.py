@@ -1,0 +1,72 @@
+"""Which forms of the model can be written, and by what; each module is imported when it is asked for."""
+
+from collections.abc import Iterable
+from importlib import import_module
+from pathlib import Path
+
+from export.bundle import MODEL, Variant
+from export.errors import ExportError
+from export.variants.source import Maker, Source
+
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+"""In the order of tables."""
+
+
+def _as_it_is(engine: str, precision: str) -> Maker:
+    """The engine takes model.onnx and does the rest itself."""
+
+    def make(source: Source, folder: Path) -> Variant:
+        del source, folder
+        return Variant.model_validate({"engine": engine, "precision": precision, "files": (MODEL,)})
+
+    return make
+
+
+def _by(module: str, name: str = "make") -> Maker:
+    """The maker of that name, imported when it is called."""
+
+    def make(source: Source, folder: Path) -> Variant:
+        made: Variant = getattr(import_module(f"export.variants.{module}"), name)(source, folder)
+        return made
+
+    return make
+
+
+MAKERS: dict[str, Maker] = {
+    "onnxruntime-fp32": _as_it_is("onnxruntime", "fp32"),
+    "onnxruntime-fp16": _by("fp16"),
+    "onnxruntime-int8": _by("int8"),
+    "openvino-fp32": _as_it_is("openvino", "fp32"),
+    "openvino-bf16": _as_it_is("openvino", "bf16"),
+    "openvino-int8": _by("openvino_int8"),
+    "ncnn-fp32": _by("ncnn", "make_fp32"),
+    "ncnn-fp16": _by("ncnn", "make_fp16"),
+}
+"""``ENGINE-PRECISION`` → what writes it."""
+
+
+def keys(targets: Iterable[str], precisions: Iterable[str]) -> list[str]:
+    """Every combination of the engines and precisions that can be written, in the table's order.
+
+    Raises:
+        ExportError: an engine that is none, or that takes none of the precisions; a precision that no engine takes.
+    """
+    targets, precisions = list(dict.fromkeys(targets)), list(dict.fromkeys(precisions))
+    engines = list(dict.fromkeys(key.rpartition("-")[0] for key in MAKERS))
+    for target in targets:
+        if target not in engines:
+            raise ExportError(f"--target {target}: no such engine; one of {', '.join(engines)}")
+        if not set(_taken(target)) & set(precisions):
+            raise ExportError(
+                f"--target {target}: takes {', '.join(_taken(target))}, not {', '.join(precisions)}; "
+                "add one to --precision"
+            )
+    for precision in precisions:
+        if not any(precision in _taken(target) for target in targets):
+            takers = [engine for engine in engines if precision in _taken(engine)]
+            raise ExportError(f"--precision {precision}: taken by {', '.join(takers)}; add one to --target")
+    return [f"{target}-{precision}" for target in targets for precision in _taken(target) if precision in precisions]
+
+
+def _taken(engine: str) -> list[str]:
+    return [precision for precision in PRECISIONS if f"{engine}-{precision}" in MAKERS]

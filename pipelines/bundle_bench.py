@@ -1,0 +1,87 @@
+"""How fast a bundle answers here: every engine, precision, batch and number of threads in one run; torch-free."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from export.bench import machine, measure
+from export.bundle import Bundle, Variant
+from export.errors import ExportError
+from export.session import Session
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """What is combined with what."""
+
+    engines: Sequence[str] | None
+    """None: those of the bundle."""
+    precisions: Sequence[str] | None
+    """None: those of the bundle."""
+    provider: str
+    batches: Sequence[int]
+    threads: Sequence[int | None]
+    seconds: float
+    """For each combination."""
+
+
+def measure_bundle(bundle: Bundle, matrix: Matrix) -> dict[str, Any]:
+    """Return machine, sizes and ``sessions``: a row for each combination; ``missing``: engines that do not run here.
+
+    Raises:
+        ExportError: a figure out of range, or a named engine or precision that is not there or does not run.
+    """
+    if min(matrix.batches) < 1:
+        raise ExportError(f"--batch is {min(matrix.batches)}; give at least 1")
+    if not 0 < matrix.seconds < math.inf:
+        raise ExportError(f"--seconds is {matrix.seconds:g}; give a time above 0")
+    rows: list[dict[str, Any]] = []
+    missing: dict[str, str] = {}
+    for variant in bundle.choose(matrix.engines, matrix.precisions):
+        for threads in matrix.threads:
+            try:
+                session = Session(bundle, variant.engine, matrix.provider, threads, variant.precision)
+            except ExportError as error:
+                if matrix.engines or variant.engine == "onnxruntime":
+                    raise
+                missing[variant.key] = str(error)
+                continue
+            rows += [_row(bundle, variant, session, batch, matrix.seconds) for batch in matrix.batches]
+            session.close()
+    return {
+        "machine": machine(),
+        "bundle": str(bundle.path),
+        "inputs": {name: list(shape) for name, shape in bundle.info.inputs.shapes().items()},
+        "sessions": rows,
+        "missing": missing,
+    }
+
+
+def _row(bundle: Bundle, variant: Variant, session: Session, batch: int, seconds: float) -> dict[str, Any]:
+    proofs = [proof for key, proof in bundle.info.proofs.items() if key.startswith(f"{variant.key}-")]
+    metric = next((proof.metric for proof in proofs if proof.metric), None)
+    return {**dataclasses.asdict(measure(session, batch, seconds)), "metric": metric}
+
+
+def table(answer: dict[str, Any], live: dict[str, Any]) -> list[str]:
+    """The rows as text, then what was measured live."""
+    sizes = ", ".join(f"{name} {'×'.join(map(str, shape))}" for name, shape in answer["inputs"].items())
+    lines = [
+        f"$ {answer['command']}",
+        ", ".join(f"{name} {value}" for name, value in answer["machine"].items()),
+        f"{answer['bundle']}: {sizes}",
+        "",
+        f"{'target':<22}{'precision':<10}{'threads':>8}{'batch':>6}{'runs':>6}{'p50 ms':>9}{'p95 ms':>9}{'p99 ms':>9}"
+        f"{'pairs/s':>9}{'bare p50':>10}  metric",
+    ]
+    for row in answer["sessions"]:
+        metric = ", ".join(f"{name} {value:.3f}" for name, value in (row["metric"] or {}).items())
+        lines.append(
+            f"{row['target']:<22}{row['precision']:<10}{row['threads']:>8}{row['batch']:>6}{row['runs']:>6}"
+            f"{row['p50_ms']:>9.2f}{row['p95_ms']:>9.2f}{row['p99_ms']:>9.2f}{row['pairs_per_s']:>9.1f}"
+            f"{row['bare_p50_ms']:>10.2f}  {metric or '–'}"
+        )
+    lines += [f"{key:<22}not here: {reason}" for key, reason in answer["missing"].items()]
+    return [*lines, *([""] if live else []), *(f"{name:<22}{value}" for name, value in live.items())]
