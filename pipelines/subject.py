@@ -61,11 +61,18 @@ def _seen(inputs: InputSpec) -> dict[str, object]:
     return sizes | {f"thermal_spec.{name}": value for name, value in thermal.items()}
 
 
-def open_subject(path: Path, provider: str = "cpu") -> Subject:
-    """Open a run or a bundle; DataError, FusionError or ExportError says what is wrong with it."""
+def open_subject(path: Path, provider: str = "cpu", engine: str = "onnxruntime", precision: str = "fp32") -> Subject:
+    """Open a run or a bundle; DataError, FusionError or ExportError says what is wrong with it.
+
+    Args:
+        path: Its folder.
+        provider: As engine and precision: of a bundle (see Session); a run is answered by PyTorch on the CPU.
+        engine: One of export.session.ENGINES.
+        precision: One that the bundle holds.
+    """
     if (path / INFO).exists():
         bundle = read_bundle(path)
-        info, session = bundle.info, Session(bundle, provider=provider)
+        info, session = bundle.info, Session(bundle, engine, provider, precision=precision)
         inputs = info.inputs.model_dump(mode="json")
         return Subject(path, info.task, _by_session(session), info.sensors, inputs, info.classes)
     if not (path / "model").exists() and not (path / "checkpoints").exists():

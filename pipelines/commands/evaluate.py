@@ -36,7 +36,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--beside", nargs="+", type=Path, default=[], metavar="RUN", help="other runs or bundles to compare"
     )
     parser.add_argument("--examples", type=int, default=8, help="pictures in the report (default: 8)")
-    parser.add_argument("--provider", default="cpu", choices=("cpu", "cuda", "tensorrt"), help="for a bundle")
+    parser.add_argument("--engine", default="onnxruntime", help="for a bundle (default: %(default)s)")
+    parser.add_argument("--precision", default="fp32", help="for a bundle: one that it holds (default: %(default)s)")
+    parser.add_argument("--provider", default="cpu", help="for a bundle: cpu, cuda, tensorrt, gpu, npu")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write what was measured as a page of its own")
     parser.add_argument("--json", action="store_true")
 
@@ -72,7 +74,9 @@ def run(args: argparse.Namespace) -> int:
     if args.html:
         check_place(args.html)
     examples = args.examples if reported or args.html else 0
-    subject, *others = (open_subject(path, args.provider) for path in (args.subject, *args.beside))
+    subject, *others = (
+        open_subject(path, args.provider, args.engine, args.precision) for path in (args.subject, *args.beside)
+    )
     for other in others:
         if other.task != subject.task:
             raise DataError(
