@@ -171,9 +171,9 @@ def _decode_masks(maps: Mapping[str, Array], spec: DenseSpec) -> dict[str, Array
 
 
 def _mask(scores: Array, spec: DenseSpec) -> tuple[Array, Array]:
-    """Logits [C,h,w] → class and its probability for each pixel of the RGB frame."""
+    """Logits [C,h,w] → class and its probability for each pixel of the mask."""
     planes = np.stack([_undone(plane, spec) for plane in scores])
-    best, kind = planes[0].copy(), np.zeros(spec.rgb_size, np.uint8)
+    best, kind = planes[0].copy(), np.zeros(spec.answer_size, np.uint8)
     for index, plane in enumerate(planes[1:], start=1):
         kind[plane > best] = index
         np.maximum(best, plane, out=best)
@@ -182,12 +182,12 @@ def _mask(scores: Array, spec: DenseSpec) -> tuple[Array, Array]:
 
 
 def _undone(plane: Array, spec: DenseSpec) -> Array:
-    """[h,w] at any stride over the canvas → RGB's height and width; what lies in the padding is cut off."""
+    """[h,w] at any stride over the canvas → the mask's height and width; what lies in the padding is cut off."""
     stride = spec.canvas[0] // plane.shape[0]
     if any(side % stride for side in spec.content):
         plane, stride = _resized(plane, spec.canvas), 1
     shown = plane[: spec.content[0] // stride, : spec.content[1] // stride]
-    return _resized(np.ascontiguousarray(shown), spec.rgb_size)
+    return _resized(np.ascontiguousarray(shown), spec.answer_size)
 
 
 def _decode_classes(maps: Mapping[str, Array], spec: DenseSpec) -> dict[str, Array]:

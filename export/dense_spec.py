@@ -38,7 +38,9 @@ class DenseSpec(BaseModel):
 
     task: DenseTask
     rgb_size: Size
-    """Height, width of RGB frames, whose pixels the answers count in."""
+    """Height, width of RGB frames, whose pixels boxes count in."""
+    answer_size: Size
+    """Height, width of masks."""
     canvas: Size
     """Height, width of the network's input; a frame lies on it top left."""
     content: Size

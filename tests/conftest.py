@@ -13,6 +13,7 @@ from data.synthetic.dataset import write_dataset
 from data.synthetic.video import write_video
 
 if TYPE_CHECKING:
+    from export.variants.source import Source
     from fusion.model import FusionModel
     from pipelines.compare_request import Request
 
@@ -120,6 +121,58 @@ def tiny_bundle(
         tiny_model, config.inputs, config.classes, config.sensors, golden_pairs, {"ap50": 0.5}, "a" * 64, path
     )
     return path
+
+
+@pytest.fixture(scope="session")
+def dense_source() -> "Callable[..., Source]":
+    """Makes what NCNN and LiteRT are exported from: the tiny model with a head (task) and a blend (fields)."""
+    import torch
+
+    from data.prepare import InputSpec
+    from data.thermal import ThermalSpec
+    from export.bundle import Inputs
+    from export.variants.source import Source
+    from fusion.model import ModelConfig, RgbEncoder, ThermalEncoder, build_model
+
+    def build(task: str, blend: dict[str, Any] | None = None) -> Source:
+        inputs = InputSpec(rgb_size=(48, 64), thermal_size=(30, 40), thermal=ThermalSpec(unit="counts16"))
+        fields = inputs.model_dump(mode="json")
+        config = ModelConfig.model_validate(
+            {
+                "size": (64, 96),
+                "rgb": RgbEncoder(arch="test_resnet", weights=None),
+                "thermal": ThermalEncoder(arch="test_resnet"),
+                "blend": blend or {},
+                "head": {"kind": task, "width": 16},
+                "classes": ("person", "car", "dog"),
+                "inputs": fields,
+            }
+        )
+        model, _ = build_model(config, 0)
+        noise = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for parameter in model.blend.parameters():  # zero at the start, so that thermal would not matter
+                parameter.add_(torch.randn(parameter.shape, generator=noise), alpha=0.1)
+            if task == "detect":  # untrained scores are so alike that rounding would decide their order
+                model.head.heat[-1].weight *= 20
+        return Source(model.eval(), b"", Inputs.model_validate(fields), task, (), lambda run: 0.0, 1.0, print)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def dense_feeds() -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    """Makes raw pairs for what ``dense_source`` makes, one for each row of ``present`` [B,2]."""
+
+    def make(present: np.ndarray) -> dict[str, np.ndarray]:
+        noise = np.random.default_rng(0)
+        return {
+            "rgb": noise.integers(0, 256, (len(present), 48, 64, 3), np.uint8),
+            "thermal": noise.integers(21000, 23000, (len(present), 30, 40)).astype(np.uint16),
+            "present": present,
+        }
+
+    return make
 
 
 @pytest.fixture
