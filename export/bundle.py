@@ -39,7 +39,6 @@ Precision = Literal["fp32", "fp16", "bf16", "int8"]
 FROM_THE_GRAPH: dict[str, tuple[str, ...]] = {
     "onnxruntime": ("fp32",),
     "openvino": ("fp32", "fp16", "bf16"),
-    "tensorrt": ("fp32", "fp16"),
 }
 """Engine → precisions for which it takes ``model.onnx`` as it is, whether or not they were measured at export."""
 

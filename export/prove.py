@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 
 from export.bench import machine, measure
-from export.bundle import Array, Bundle, Proof
+from export.bundle import Array, Bundle, Proof, Variant
+from export.engines.tensor_rt_build import load_cuda, load_tensorrt
 from export.errors import ExportError
 from export.session import Session
 from export.variants.source import Metric
@@ -11,10 +12,25 @@ from export.verify import replay
 
 _SECONDS = 2.0
 """Time spent on a variant's latency."""
+_PROVIDERS = {"tensorrt": "cuda"}
+"""Engine → where it is measured, if not on the CPU."""
+
+
+def not_here(variant: Variant) -> str | None:
+    """Why a variant that can be written here cannot be measured here; None where it can."""
+    if variant.engine == "coreml":
+        return "it runs on Apple devices"
+    if variant.engine == "tensorrt":
+        try:
+            load_tensorrt()
+            load_cuda()
+        except ExportError as error:
+            return str(error)
+    return None
 
 
 def prove(bundle: Bundle, key: str, metric: Metric | None) -> Proof:
-    """Replay, evaluate and time one variant on the CPU.
+    """Replay, evaluate and time one variant on the CPU, or on the device that its engine needs.
 
     Args:
         bundle: Being written; its golden pairs and files are there.
@@ -25,7 +41,7 @@ def prove(bundle: Bundle, key: str, metric: Metric | None) -> Proof:
         ExportError: its engine does not run here, or at fp32 it answers otherwise than PyTorch.
     """
     variant = bundle.info.variants[key]
-    session = Session(bundle, variant.engine, precision=variant.precision)
+    session = Session(bundle, variant.engine, _PROVIDERS.get(variant.engine, "cpu"), precision=variant.precision)
     try:
         parity = replay(session)
         if variant.precision == "fp32" and not parity.holds:

@@ -8,7 +8,6 @@ from typing import Protocol
 import numpy as np
 
 from export.bundle import Array, Bundle
-from export.dense_form import answer, prepare
 from export.errors import ExportError
 
 _BUFFERED_BATCHES = 4
@@ -65,6 +64,7 @@ def _by(module: str, name: str) -> EngineFactory:
 ENGINES: dict[str, EngineFactory] = {
     "onnxruntime": _onnxruntime,
     "openvino": _by("open_vino", "OpenVino"),
+    "tensorrt": _by("tensor_rt", "TensorRt"),
     "ncnn": _by("ncnn", "Ncnn"),
 }
 """Engine → what loads a model with it; its module and its runtime are imported then."""
@@ -147,8 +147,11 @@ class Session:
         """Return the engine's own call on this batch, without checks, copies, preparation and decoding."""
         feeds = {"rgb": rgb, "thermal": thermal, "present": present}
         spec = self.bundle.info.dense
-        prepared = prepare(feeds, spec) if self.variant.form == "dense" and spec is not None else feeds
-        return lambda: self._runtime.run(prepared)
+        if self.variant.form == "dense" and spec is not None:
+            from export.dense_form import prepare
+
+            feeds = prepare(feeds, spec)
+        return lambda: self._runtime.run(feeds)
 
     def warm_up(self, batch: int = 1) -> None:
         """Run black frames once, so that allocation is no part of the first answer's time."""
@@ -176,6 +179,8 @@ class Session:
         if self.variant.form == "dense":
             if spec is None:
                 raise ExportError(f"{self.bundle.path}: bundle.json lacks 'dense'; export the bundle again")
+            from export.dense_form import answer  # brings OpenCV, 26 MB that the full form does not need
+
             return lambda: answer(runtime.run, buffers, spec)
         bind: Callable[[Mapping[str, Array]], Callable[[], dict[str, Array]]] | None = getattr(runtime, "bind", None)
         return bind(buffers) if bind else lambda: runtime.run(buffers)

@@ -14,7 +14,7 @@ import torch
 from export.bundle import GOLDEN, INFO, MODEL, Array, Bundle, BundleInfo, Inputs, Proof, read_bundle, write_info
 from export.errors import ExportError
 from export.graph import OPSET, export_graph, file_metadata
-from export.prove import prove
+from export.prove import not_here, prove
 from export.session import Session
 from export.variants.source import Metric, Run, Source
 from export.variants.table import MAKERS
@@ -149,8 +149,11 @@ def _prove(folder: Path, fields: dict[str, Any], forms: Forms) -> None:
         write_info(folder, {**fields, "parity": {"onnxruntime-cpu": _parity(bundle)}})
         return
     proofs: dict[str, Proof] = {}
-    for key in bundle.info.variants:
-        forms.progress(f"{key}: measuring")
+    for key, variant in bundle.info.variants.items():
+        reason = not_here(variant)
+        forms.progress(f"{key}: not measured here: {reason}" if reason else f"{key}: measuring")
+        if reason:
+            continue
         proof = prove(bundle, key, forms.metric)
         proofs[f"{key}-{proof.provider}"] = proof
     fields |= {"proofs": proofs, "parity": {"onnxruntime-cpu": proofs[f"{_FP32}-cpu"].parity}}

@@ -21,8 +21,10 @@ from export.engines.onnx_runtime import OnnxRuntime
 from export.engines.tensor_rt import TensorRt
 from export.engines.tensor_rt_build import PlanSpec, cache_key, cuda_call, device_facts, plan_for, profiles
 from export.errors import ExportError
+from export.session import Session
 from export.variants.source import Source
 from export.variants.tensor_rt import float_thermal, make_fp32, plan_spec
+from export.write import Forms, export_bundle
 
 
 @pytest.fixture
@@ -258,6 +260,24 @@ def test_engine_hands_thermal_on_as_float(source, library, tmp_path):
     assert not library.cuda.blocks
 
 
+def test_a_bundle_of_another_machine_carries_graph_and_command(
+    tiny_model, golden_pairs, nothing_here, monkeypatch, tmp_path
+):
+    monkeypatch.setattr("export.prove._SECONDS", 0.01)
+    lines, config = [], tiny_model.config
+    forms = Forms(keys=("tensorrt-fp32",), progress=lines.append)
+    path = tmp_path / "bundle"
+    bundle = export_bundle(
+        tiny_model, config.inputs, config.classes, config.sensors, golden_pairs, {}, "a" * 64, path, forms=forms
+    )
+    assert set(bundle.info.variants) == {"onnxruntime-fp32", "tensorrt-fp32"}
+    assert set(bundle.info.proofs) == {"onnxruntime-fp32-cpu"}
+    assert "tensorrt/fp32.txt" in bundle.info.files
+    assert any(line.startswith("tensorrt-fp32: not measured here: TensorRT cannot be used") for line in lines)
+    with pytest.raises(ExportError, match="pip install"):
+        Session(bundle, "tensorrt", "cuda")
+
+
 @pytest.mark.parametrize(
     ("trt", "reason"),
     [
@@ -321,9 +341,14 @@ def test_coreml_is_asked_for_float_inputs(source, monkeypatch, tmp_path):
 
     asked = {}
 
+    def package(path):
+        (Path(path) / "Data").mkdir(parents=True)
+        for name in ("Data/weight.bin", "Manifest.json"):
+            (Path(path) / name).write_bytes(b"1")
+
     def convert(program, **options):
         asked.update(options, program=program)
-        return SimpleNamespace(save=lambda path: Path(path).mkdir(parents=True))
+        return SimpleNamespace(save=package)
 
     library = SimpleNamespace(
         convert=convert,
@@ -334,7 +359,7 @@ def test_coreml_is_asked_for_float_inputs(source, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "coremltools", library)
     small = replace(source.source, model=Small().eval())
     variant = coreml.make(small, tmp_path)
-    assert variant.files == ("coreml/model.mlpackage",)
+    assert variant.files == ("coreml/model.mlpackage/Manifest.json", "coreml/model.mlpackage/Data/weight.bin")
     assert [(one["name"], one["shape"]) for one in asked["inputs"]] == [
         ("rgb", (1, 48, 64, 3)), ("thermal", (1, 30, 40)), ("present", (1, 2)),
     ]  # fmt: skip

@@ -13,7 +13,8 @@ from export.bundle import Variant
 from export.errors import ExportError
 from export.variants.source import Source
 
-FILE = "coreml/model.mlpackage"
+PACKAGE = "coreml/model.mlpackage"
+"""A folder, as Core ML has it."""
 NOTE = "built only: it has not been run; check it on the device against golden.npz"
 
 
@@ -54,9 +55,11 @@ def make(source: Source, folder: Path) -> Variant:
     except (RuntimeError, ValueError, NotImplementedError, KeyError, TypeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ExportError(f"coremltools cannot convert this model ({reason}); leave --target coreml out") from None
-    (folder / FILE).parent.mkdir(exist_ok=True)
-    made.save(str(folder / FILE))
-    return Variant.model_validate({"engine": "coreml", "precision": "fp32", "files": (FILE,), "notes": (NOTE,)})
+    (folder / PACKAGE).parent.mkdir(exist_ok=True)
+    made.save(str(folder / PACKAGE))
+    files = sorted(file.relative_to(folder).as_posix() for file in (folder / PACKAGE).rglob("*") if file.is_file())
+    files.sort(key=lambda name: not name.endswith("Manifest.json"))
+    return Variant.model_validate({"engine": "coreml", "precision": "fp32", "files": files, "notes": (NOTE,)})
 
 
 def _load() -> Any:  # noqa: ANN401 - untyped library

@@ -39,6 +39,9 @@ MAKERS: dict[str, Maker] = {
     "openvino-fp32": _as_it_is("openvino", "fp32"),
     "openvino-bf16": _as_it_is("openvino", "bf16"),
     "openvino-int8": _by("openvino_int8"),
+    "tensorrt-fp32": _by("tensor_rt", "make_fp32"),
+    "tensorrt-fp16": _by("tensor_rt", "make_fp16"),
+    "coreml-fp32": _by("coreml"),
     "ncnn-fp32": _by("ncnn", "make_fp32"),
     "ncnn-fp16": _by("ncnn", "make_fp16"),
 }

@@ -1,5 +1,6 @@
 """The model for TensorRT: a graph that takes thermal as float32, the plan's profiles, and the command to build it."""
 
+import tempfile
 from pathlib import Path
 
 import onnx
@@ -22,8 +23,10 @@ def make_fp16(source: Source, folder: Path) -> Variant:
     """As make_fp32, of the graph in half: its ends, the thermal scaling and the decoding stay in fp32."""
     from export.variants.table import MAKERS  # imports this module when it is asked for
 
-    made = MAKERS["onnxruntime-fp16"](source, folder)
-    return make(source, folder, (folder / made.files[0]).read_bytes(), "fp16")
+    with tempfile.TemporaryDirectory() as aside:
+        made = MAKERS["onnxruntime-fp16"](source, Path(aside))
+        graph = (Path(aside) / made.files[0]).read_bytes()
+    return make(source, folder, graph, "fp16")
 
 
 def make(source: Source, folder: Path, graph: bytes, precision: str, float_layers: tuple[str, ...] = ()) -> Variant:
