@@ -77,15 +77,17 @@ def _resized(picture: Array, size: tuple[int, int]) -> Array:
     """[h,w] or [h,w,C] at another height and width."""
     if picture.shape[:2] == size:
         return picture
-    return cv2.resize(picture, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
+    resized: Array = cv2.resize(picture, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
+    return resized
 
 
 def _rgb_maker(spec: DenseSpec) -> Callable[[Array], Array]:
-    values = np.arange(256, dtype=np.float32)[:, None]
-    table = ((values - np.float32(spec.mean)) / np.float32(spec.std))[None]  # one entry for each value and channel
+    mean, std = np.array(spec.mean, np.float32), np.array(spec.std, np.float32)
+    table = ((np.arange(256, dtype=np.float32)[:, None] - mean) / std)[None]  # an entry for each value and channel
 
     def normalise(frame: Array) -> Array:
-        return cv2.LUT(np.ascontiguousarray(frame), table)
+        looked_up: Array = cv2.LUT(np.ascontiguousarray(frame), table)
+        return looked_up
 
     return normalise
 
@@ -126,7 +128,8 @@ def _block_means(x: Array, side: int) -> Array:
     height, width = x.shape
     x = np.pad(x, ((0, -height % side), (0, -width % side)))
     rows = x.reshape(-1, side, x.shape[1]).sum(1, dtype=np.float64)
-    return (rows.reshape(len(rows), -1, side).sum(2) / side**2).astype(np.float32)
+    means: Array = (rows.reshape(len(rows), -1, side).sum(2) / side**2).astype(np.float32)
+    return means
 
 
 def decode(maps: Mapping[str, Array], spec: DenseSpec) -> dict[str, Array]:
@@ -159,7 +162,7 @@ def _peaks(heat: Array, box: Array, slots: int, spec: DenseSpec) -> Array:
     kind, row, column = kind[best], row[best], column[best]
     left, up, right, down = box[:, row, column]
     x, y = (column * spec.stride).astype(np.float32), (row * spec.stride).astype(np.float32)
-    sx, sy = np.float32(spec.to_rgb)
+    sx, sy = np.array(spec.to_rgb, np.float32)
     sides = [(x - left) * sx, (y - up) * sy, (x + right) * sx, (y + down) * sy]
     found: Array = np.stack([*sides, score[best], kind.astype(np.float32)], 1)
     return found

@@ -89,7 +89,9 @@ def dense_spec(model: nn.Module) -> DenseSpec:
 
 def _inputs(model: FusionModel) -> dict[str, tuple[int, ...]]:
     channels = {"rgb": 3, "thermal": 1}
-    canvases = {sensor: (1, channels[sensor], *model.config.size) for sensor in model.config.sensors}
+    canvases: dict[str, tuple[int, ...]] = {
+        sensor: (1, channels[sensor], *model.config.size) for sensor in model.config.sensors
+    }
     flags = {f"{sensor}_present": (1, 1, 1, 1) for sensor in model.config.sensors} if len(model.blend) else {}
     return {**canvases, **flags}
 
@@ -100,7 +102,7 @@ def _spec(model: FusionModel, inputs: dict[str, tuple[int, ...]], outputs: dict[
     return DenseSpec(
         task=cast(DenseTask, model.task),
         rgb_size=model.letterbox.rgb_size,
-        answer_size=getattr(model.letterbox, "answer_size", model.letterbox.rgb_size),
+        answer_size=model.letterbox.answer_size,
         canvas=model.letterbox.canvas,
         content=model.letterbox.content,
         mean=_three(rgb.mean) if rgb else (0.0, 0.0, 0.0),

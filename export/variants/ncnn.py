@@ -54,7 +54,8 @@ def _converted(network: DenseModel, spec: DenseSpec) -> tuple[str, bytes]:
         place = Path(name)
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # tracing is deprecated, and what pnnx reads
-            torch.jit.trace(network, example, check_trace=False).save(str(place / "model.pt"))
+            traced: torch.jit.ScriptModule = torch.jit.trace(network, example, check_trace=False)  # type: ignore[no-untyped-call]
+            traced.save(str(place / "model.pt"))
         _run(program, spec, place)
         param = (place / "ncnn.param").read_text(encoding="ascii")
         _refuse_foreign(param)
@@ -64,7 +65,7 @@ def _converted(network: DenseModel, spec: DenseSpec) -> tuple[str, bytes]:
 def _pnnx() -> str:
     found = importlib.util.find_spec("pnnx")  # not imported: the package imports more than we need
     if found is None or found.origin is None:
-        raise ExportError("NCNN's converter pnnx is not installed; pip install pnnx")
+        raise ExportError("NCNN's converter pnnx is not installed; pip install 'rgbt-fusion[ncnn-export]'")
     return str(next(Path(found.origin).parent.glob("pnnx*"), Path("pnnx")))
 
 
