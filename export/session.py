@@ -66,6 +66,7 @@ ENGINES: dict[str, EngineFactory] = {
     "openvino": _by("open_vino", "OpenVino"),
     "tensorrt": _by("tensor_rt", "TensorRt"),
     "ncnn": _by("ncnn", "Ncnn"),
+    "litert": _by("litert", "LiteRt"),
 }
 """Engine → what loads a model with it; its module and its runtime are imported then."""
 

@@ -44,6 +44,8 @@ MAKERS: dict[str, Maker] = {
     "coreml-fp32": _by("coreml"),
     "ncnn-fp32": _by("ncnn", "make_fp32"),
     "ncnn-fp16": _by("ncnn", "make_fp16"),
+    "litert-fp32": _by("litert", "make_fp32"),
+    "litert-fp16": _by("litert", "make_fp16"),
 }
 """``ENGINE-PRECISION`` → what writes it."""
 
