@@ -24,14 +24,20 @@ MapSize = Literal["camera", "network"]
 MAP_SIZES: tuple[MapSize, ...] = ("camera", "network")
 """camera: one value for each RGB pixel. network: one for each place where the network scores, a quarter as dense."""
 
+SMALLEST, LARGEST = 16, 8192
+"""Pixels along a side, where sizes are dynamic."""
 _EXAMPLE_BATCH = 2  # with 1, the exporter takes the batch for a constant
 _NOTES_TO_DROP = ("pkg.torch.onnx.stack_trace", "pkg.torch.onnx.fx_node")  # hold paths of this machine
 
 
 def export_graph(
-    model: torch.nn.Module, inputs: Inputs, opset: int = OPSET, metadata: Mapping[str, Any] | None = None
+    model: torch.nn.Module,
+    inputs: Inputs,
+    opset: int = OPSET,
+    metadata: Mapping[str, Any] | None = None,
+    any_size: bool = False,
 ) -> bytes:
-    """Return the ONNX file of a model in eval mode on the CPU; sizes are fixed, the batch is dynamic.
+    """Return the ONNX file of a model in eval mode on the CPU; the batch is dynamic, sizes are fixed or dynamic too.
 
     Args:
         model: ``forward(rgb, thermal, present)`` on raw values answers a dict of tensors, each [B, …];
@@ -39,6 +45,7 @@ def export_graph(
         inputs: Sizes and dtypes of what goes in.
         opset: One of OPSETS.
         metadata: What the file says of itself (see ``file_metadata``); each value is written as JSON.
+        any_size: Frames of any size go in; the model must be an export.any_size.AnySize.
 
     Raises:
         ExportError: PyTorch cannot trace the model, or lacks an operator; an opset that is not among OPSETS.
@@ -49,7 +56,6 @@ def export_graph(
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns about its own internals
         names = list(model(*example))
-        batch = torch.export.Dim("batch")
         try:
             program = torch.onnx.export(
                 model,
@@ -58,7 +64,7 @@ def export_graph(
                 output_names=names,
                 opset_version=opset,
                 dynamo=True,
-                dynamic_shapes=({0: batch},) * len(example),
+                dynamic_shapes=_dynamic(inputs, any_size),
                 verbose=False,
             )
         except torch.onnx.OnnxExporterError as error:
@@ -71,6 +77,22 @@ def export_graph(
         raise ExportError(f"opset {opset}: PyTorch wrote opset {written} for this model; ask for that with --opset")
     _describe(proto, metadata or {})
     return bytes(proto.SerializeToString())
+
+
+def _dynamic(inputs: Inputs, any_size: bool) -> tuple[dict[int, Any], ...]:
+    """Dimensions of each input that vary."""
+    batch = torch.export.Dim("batch")
+    sides = {
+        f"{name}_{side}": torch.export.Dim(f"{name}_{side}", min=SMALLEST, max=LARGEST)
+        for name in ("rgb", "thermal")
+        for side in ("height", "width")
+    }
+    return tuple(
+        {0: batch, 1: sides[f"{name}_height"], 2: sides[f"{name}_width"]}
+        if any_size and name != "present"
+        else {0: batch}
+        for name in inputs.shapes()
+    )
 
 
 def file_metadata(task: str, classes: Sequence[str], sensors: Sequence[str], inputs: Inputs) -> dict[str, Any]:

@@ -99,7 +99,9 @@ class ThermalNormalise(nn.Module):
 def block_means(x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     """Mean of the valid pixels of each 16×16 block of [B,1,H,W], and whether a quarter of it is valid."""
     height, width = x.shape[-2:]
-    padding = (0, -width % BLOCK, 0, -height % BLOCK)
+    # Of a size that is known only when a graph runs, more is added than fills a block: the pooling drops what is over.
+    right, bottom = (-side % BLOCK if isinstance(side, int) else BLOCK - 1 for side in (width, height))
+    padding = (0, right, 0, bottom)
     share = F.avg_pool2d(F.pad(valid.float(), padding), BLOCK)
     total = F.avg_pool2d(F.pad(torch.where(valid, x, 0.0), padding), BLOCK)
     # A block at the lower or right border may lie mostly outside the picture: any valid pixel of it counts there.

@@ -1,0 +1,62 @@
+"""A graph of any size answers on ONNX Runtime as PyTorch does, at sizes that it was not exported at."""
+
+import numpy as np
+import pytest
+import torch
+
+from export.any_size import any_size
+from export.bundle import Inputs
+from export.engines.onnx_runtime import OnnxRuntime
+from export.errors import ExportError
+from export.graph import export_graph, set_map_size
+from export.verify import compare
+from fusion.model import FusionModel
+from fusion.model_config import Head
+
+SIZES = [((48, 64), (30, 40)), ((100, 50), (33, 47)), ((64, 160), (64, 160))]
+
+
+def feeds_of(rgb, thermal, seed=0):
+    noise = np.random.default_rng(seed)
+    return {
+        "rgb": noise.integers(0, 255, (2, *rgb, 3), np.uint8),
+        "thermal": noise.integers(21000, 23000, (2, *thermal)).astype(np.uint16),
+        "present": np.array([[1, 1], [1, 0]], np.float32),
+    }
+
+
+def asked(model, feeds):
+    with torch.no_grad():
+        return {name: value.numpy() for name, value in model(*map(torch.from_numpy, feeds.values())).items()}
+
+
+def with_head(model, kind):
+    torch.manual_seed(0)
+    return FusionModel(model.config.model_copy(update={"head": Head(kind=kind)})).eval()
+
+
+@pytest.mark.parametrize("kind", ["detect", "segment"])
+def test_answers_at_other_sizes(tiny_model, kind):
+    model = tiny_model if kind == "detect" else with_head(tiny_model, kind)
+    inputs = Inputs.model_validate(model.config.inputs)
+    free = any_size(model, inputs)
+    engine = OnnxRuntime(export_graph(free, inputs, any_size=True))
+    assert [isinstance(side, str) for side in engine.signature()["rgb"][1]] == [True, True, True, False]
+    for rgb, thermal in SIZES:
+        feeds = feeds_of(rgb, thermal)
+        found, expected = engine.run(feeds), asked(free, feeds)
+        assert compare(expected, found).holds
+        if kind == "segment":
+            assert found["class_map"].shape == (2, *rgb)
+    own = feeds_of(*SIZES[0])  # the size that the model itself is for
+    assert compare(asked(model, own), asked(free, own)).holds
+
+
+def test_what_is_of_one_size_is_refused(tiny_model):
+    inputs = Inputs.model_validate(tiny_model.config.inputs)
+    with pytest.raises(ExportError, match="a baked rig is of one size"):
+        any_size(tiny_model, inputs.model_copy(update={"rig_baked": True}))
+    model = with_head(tiny_model, "segment")
+    set_map_size(model, "network")
+    with pytest.raises(ExportError, match="the map is at camera size then; leave out --map-size"):
+        any_size(model, inputs)
