@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from export.dense_form import Array, row_by_row
+from export.engines.native_lines import native_lines
 from export.errors import ExportError
 
 PROVIDERS = ("cpu",)
@@ -19,7 +20,8 @@ class Ncnn:
     """One network in NCNN.
 
     fp32 computes without half floats and without Winograd, whose transforms lose digits; fp16 stores weights and
-    features in half, computes in half where the CPU does, and takes Winograd. Both read the same files.
+    features in half, computes in half where the CPU does, and takes Winograd. Both read the same files. On x86 NCNN
+    1.0.20261020 has no layers in half: there fp16 is fp32 with Winograd.
 
     Args:
         files: The ``.param`` and the ``.bin`` file.
@@ -45,8 +47,13 @@ class Ncnn:
         self._inputs = _input_shapes(files[0])
         self._net: Any = ncnn.Net()
         _configure(self._net.opt, threads, precision)
-        if self._net.load_param(str(files[0])) or self._net.load_model(str(files[1])):
-            raise ExportError(f"{files[0]}: NCNN cannot load it; install a newer ncnn, or export the bundle again")
+        with native_lines() as said:
+            failed = self._net.load_param(str(files[0])) or self._net.load_model(str(files[1]))
+        if failed:
+            reason = f" ({said[0]})" if said else ""
+            raise ExportError(
+                f"{files[0]}: NCNN cannot load it{reason}; install a newer ncnn, or export the bundle again"
+            )
         self._outputs = [str(name) for name in self._net.output_names()]
 
     def signature(self) -> dict[str, tuple[str, tuple[int | str | None, ...]]]:

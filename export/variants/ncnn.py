@@ -27,7 +27,10 @@ def make_fp32(source: Source, folder: Path) -> Variant:
 
 def make_fp16(source: Source, folder: Path) -> Variant:
     """Write NCNN's files, which are those of fp32: halves are made where they run; see ``_make``."""
-    notes = ("the files of fp32: weights become half when loaded", "computes in half where the CPU can, with Winograd")
+    notes = (
+        "the files of fp32: weights become half when loaded",
+        "half on ARM with fp16; on x86 NCNN stays in fp32, with Winograd",
+    )
     return _make(source, folder, "fp16", notes)
 
 
