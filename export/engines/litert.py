@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from export.dense_form import Array, row_by_row
+from export.engines.native_lines import native_lines
 from export.errors import ExportError
 
 PROVIDERS = ("cpu",)
@@ -36,8 +37,10 @@ class LiteRt:
             raise ExportError(f"LiteRT computes in {' or '.join(PRECISIONS)}, not in '{precision}'")
         self.provider = provider
         try:
-            self._interpreter: Any = Interpreter(model_path=str(files[0]), num_threads=threads or _cores())
-            self._runner: Any = self._interpreter.get_signature_runner()
+            with native_lines():  # LiteRT tells of its delegate
+                self._interpreter: Any = Interpreter(model_path=str(files[0]), num_threads=threads or _cores())
+                self._interpreter.allocate_tensors()
+                self._runner: Any = self._interpreter.get_signature_runner()
         except (ValueError, RuntimeError) as error:
             raise ExportError(
                 f"{files[0]}: LiteRT cannot load it ({_first_line(error)}); install a newer ai-edge-litert, or export "
