@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from export.any_size import any_size
 from export.bundle import GOLDEN, INFO, MODEL, Array, Bundle, BundleInfo, Inputs, Proof, read_bundle, write_info
 from export.errors import ExportError
-from export.graph import OPSET, export_graph, file_metadata
+from export.graph import OPSET, MapSize, export_graph, file_metadata, map_layout, set_map_size
 from export.prove import not_here, prove
 from export.session import Session
 from export.variants.source import Metric, Run, Source
@@ -22,6 +23,7 @@ from export.verify import replay
 from fusion.folder import atomic_folder
 
 REPORT = "report.html"
+ANY_SIZE = "model.any-size.onnx"
 _FP32 = "onnxruntime-fp32"
 MISSING_SENSOR = (
     "Set its entry of 'present' to 0 and send any frame of the right size and dtype in its place, zeros for "
@@ -29,8 +31,6 @@ MISSING_SENSOR = (
 )
 LAYOUTS = {
     "boxes": "x1,y1,x2,y2,score,class in RGB pixels; slots by falling score, empty ones have score 0",
-    "class_map": "for each RGB pixel 0 for background, i for classes[i-1]",
-    "confidence": "for each RGB pixel the probability of the class that class_map says, 0 to 1",
     "probabilities": "for each of classes its probability; they sum to 1",
 }
 """Output → what its numbers mean."""
@@ -53,6 +53,10 @@ class Forms:
     page: Callable[[BundleInfo], str] | None = None
     """Makes the bundle's report.html of what was measured."""
     opset: int = OPSET
+    map_size: MapSize = "camera"
+    """Of a segmentation's answer."""
+    any_size: bool = False
+    """Also write ANY_SIZE, for frames of any size on ONNX Runtime."""
 
 
 def export_bundle(
@@ -89,28 +93,33 @@ def export_bundle(
     """
     description = Inputs.model_validate(inputs)
     _check_golden(golden, description)
+    forms = forms or Forms()
     model = copy.deepcopy(model).cpu().eval()
+    if forms.map_size != "camera":
+        set_map_size(model, forms.map_size)
     feeds = _with_absent_sensors(golden) if len(sensors) == 2 else _with_both(golden)
     answers = _answers(model, feeds)
     fields = {
         "task": task,
         "classes": tuple(classes),
         "inputs": description,
-        "outputs": _describe(answers),
+        "outputs": _describe(answers, LAYOUTS | map_layout(forms.map_size)),
         "sensors": tuple(sensors),
         "missing_sensor": MISSING_SENSOR
         if len(sensors) == 2
         else f"The model looks at {sensors[0]} alone; it must be there.",
-        "opset": forms.opset if forms else OPSET,
+        "opset": forms.opset,
         "recipe_sha256": recipe_sha256,
         "metrics": dict(metrics),
         "created_with": _versions(),
     }
-    forms = forms or Forms()
     metadata = file_metadata(task, classes, sensors, description)
     with atomic_folder(out, marker=INFO) as folder:
         graph = export_graph(model, description, forms.opset, metadata)
         (folder / MODEL).write_bytes(graph)
+        if forms.any_size:
+            whole = export_graph(any_size(model, description), description, forms.opset, metadata, any_size=True)
+            (folder / ANY_SIZE).write_bytes(whole)
         arrays: dict[str, Any] = {**feeds, **answers}
         np.savez_compressed(folder / GOLDEN, allow_pickle=False, **arrays)
         fields |= _variants(forms, _source(model, graph, description, task, forms), folder)
@@ -173,13 +182,13 @@ def _parity(bundle: Bundle) -> dict[str, Any]:
     return parity.as_dict()
 
 
-def _describe(answers: Mapping[str, Array]) -> dict[str, Any]:
+def _describe(answers: Mapping[str, Array], layouts: Mapping[str, str]) -> dict[str, Any]:
     """Shape, dtype and layout of every output."""
-    unknown = [name for name in answers if name not in LAYOUTS]
+    unknown = [name for name in answers if name not in layouts]
     if unknown:
-        raise ExportError(f"the model answers '{unknown[0]}', expected of {', '.join(LAYOUTS)}")
+        raise ExportError(f"the model answers '{unknown[0]}', expected of {', '.join(layouts)}")
     return {
-        name: {"shape": ("B", *array.shape[1:]), "dtype": str(array.dtype), "layout": LAYOUTS[name]}
+        name: {"shape": ("B", *array.shape[1:]), "dtype": str(array.dtype), "layout": layouts[name]}
         for name, array in answers.items()
     }
 

@@ -118,7 +118,7 @@ def _look(
     subject: Subject, card: DatasetCard, samples: Sequence[Sample], passes: Sequence[_Pass], shown: set[int]
 ) -> list[Example]:
     """Go through the pairs; keep the chosen ones of the first pass, then the first of each other row."""
-    preparer = Preparer(card.inputs(), card.load_rig())
+    preparer = subject.preparer(card)
     kept: list[Example] = []
     others: dict[str, Example] = {}
     described = f"{subject.name}: {len(passes)} looks" if len(passes) > 1 else subject.name

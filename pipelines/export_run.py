@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+from torch import nn
 from tqdm import tqdm
 
 from data.card import DatasetCard
 from data.errors import DataError
 from data.pairs import load_pair
-from data.prepare import Prepared, Preparer
+from data.prepare import InputSpec, Prepared, Preparer
+from data.rig import Rig
 from data.sample import Sample
-from export.bundle import Array, Bundle
+from export.bundle import Array, Bundle, Inputs
+from export.graph import MapSize
 from export.variants.source import Metric, Run
 from export.variants.table import keys
 from export.write import Forms, export_bundle
@@ -23,6 +26,7 @@ from fusion.heads import metric_for
 from fusion.model import FusionModel
 from pipelines.report.bundle import bundle_page
 from pipelines.run_report import EVALUATION
+from pipelines.subject import one_answer
 from pipelines.train import read_run
 
 _T = TypeVar("_T")
@@ -50,6 +54,12 @@ class Request:
     max_drop: float = 1.0
     """Points of the task's main metric that int8 may lose."""
     opset: int | None = None
+    bake_rig: bool = False
+    """Put the warp of the card's rig into the graph, which then takes the thermal camera's own frames."""
+    map_size: MapSize = "camera"
+    """Of a segmentation's answer: the camera's, or the network's."""
+    any_size: bool = False
+    """Also write a graph for frames of any size."""
 
 
 def export_run(request: Request, progress: Callable[[str], None]) -> Bundle:
@@ -63,41 +73,83 @@ def export_run(request: Request, progress: Callable[[str], None]) -> Bundle:
     _, info, _ = read_run(request.run)
     model = load_model(request.run)
     card = DatasetCard.load(request.card or Path(info.card))
+    subject = _baked(model, card) if request.bake_rig else _as_trained(model, card)
     samples = card.samples(request.split)
-    pairs = _pairs(card, _spread(samples, request.golden), model)
+    pairs = subject.pairs(card, _spread(samples, request.golden))
     arrays = {"rgb": np.stack([p.rgb for p in pairs]), "thermal": np.stack([p.thermal for p in pairs])}
     measured = request.run / EVALUATION
     metrics = json.loads(measured.read_text()) if measured.exists() else {}
-    config = model.config
-    forms = Forms(progress=progress)
+    forms = Forms(progress=progress, map_size=request.map_size, any_size=request.any_size)
     if request.opset is not None:
         forms = replace(forms, opset=request.opset)
     if wanted != ["onnxruntime-fp32"]:
         forms = replace(
             forms,
             keys=wanted,
-            calibration=_calibration(request, card, model) if "int8" in request.precisions else (),
-            metric=_metric(card, samples, model, request),
+            calibration=_calibration(request, card, subject) if "int8" in request.precisions else (),
+            metric=_metric(card, samples, subject, request),
             max_drop=request.max_drop,
             page=bundle_page,
         )
     return export_bundle(
-        model,
-        config.inputs,
-        config.classes,
-        config.sensors,
+        subject.model,
+        subject.inputs.model_dump(mode="json"),
+        subject.classes,
+        subject.sensors,
         arrays,
         metrics,
         info.recipe_sha256,
         request.out,
-        config.head.kind,
+        subject.task,
         forms,
     )
 
 
-def _metric(card: DatasetCard, samples: Sequence[Sample], model: FusionModel, request: Request) -> Metric | None:
+@dataclass(frozen=True)
+class _Exported:
+    """The model as it is exported, and how pairs are made for it."""
+
+    model: nn.Module
+    task: str
+    classes: Sequence[str]
+    sensors: tuple[str, ...]
+    inputs: InputSpec
+    rig: Rig
+    """What is left to do before the graph."""
+
+    def pairs(self, card: DatasetCard, samples: Sequence[Sample]) -> list[Prepared]:
+        """Read samples of a card, without what is true of them."""
+        preparer = self.preparer()
+        return [load_pair(sample, preparer, self.sensors, None, card)[0] for sample in samples]
+
+    def preparer(self) -> Preparer:
+        """Of the frames that the graph takes."""
+        return Preparer(self.inputs, self.rig)
+
+
+def _as_trained(model: FusionModel, card: DatasetCard) -> _Exported:
+    config = model.config
+    inputs = InputSpec.model_validate(config.inputs)
+    return _Exported(model, model.task, config.classes, config.sensors, inputs, card.load_rig())
+
+
+def _baked(model: FusionModel, card: DatasetCard) -> _Exported:
+    """With the card's rig in the graph."""
+    from export.baked_rig import bake_rig
+
+    whole, rig = _as_trained(model, card), card.load_rig()
+    if not rig.moves:
+        raise DataError(f"{card.path}: names no rig that moves thermal, so there is none to bake; leave out --bake-rig")
+    height, width = whole.inputs.thermal_size
+    camera = (width, height) if rig.rotate in (90, 270) else (height, width)
+    sampling = rig.aligner(whole.inputs.thermal, whole.inputs.rgb_size, camera).sampling_map()
+    baked, inputs = bake_rig(model, Inputs.model_validate(whole.inputs.model_dump()), sampling, camera)
+    return replace(whole, model=baked, inputs=InputSpec.model_validate(inputs.model_dump()), rig=Rig())
+
+
+def _metric(card: DatasetCard, samples: Sequence[Sample], subject: _Exported, request: Request) -> Metric | None:
     """The task's main figure on the labelled pairs of the split; None where there are none, and nothing needs it."""
-    task, classes, sensors = model.task, model.config.classes, model.config.sensors
+    task, classes = subject.task, subject.classes
     labelled = [sample for sample in samples if sample.has(task)]
     if not labelled and "int8" in request.precisions:
         raise DataError(
@@ -106,31 +158,26 @@ def _metric(card: DatasetCard, samples: Sequence[Sample], model: FusionModel, re
         )
     if not labelled:
         return None
-    preparer = Preparer(card.inputs(), card.load_rig())
+    preparer = subject.preparer()
 
     def of(run: Run) -> float:
         metric = metric_for(task, classes)
         for sample in tqdm(labelled, unit="pair", desc="validation", leave=False, dynamic_ncols=True):
-            pair, truth = load_pair(sample, preparer, sensors, task, card)
-            metric.update({name: answer[0] for name, answer in run(_feeds(pair)).items()}, truth)
+            pair, truth = load_pair(sample, preparer, subject.sensors, task, card)
+            metric.update(one_answer(run(_feeds(pair)), subject.inputs.rgb_size), truth)
         return float(metric.compute()[metric.metrics[0]])
 
     return Metric(metric_for(task, classes).metrics[0], len(labelled), of)
 
 
-def _calibration(request: Request, card: DatasetCard, model: FusionModel) -> list[Mapping[str, Array]]:
+def _calibration(request: Request, card: DatasetCard, subject: _Exported) -> list[Mapping[str, Array]]:
     """Pairs evenly spread over the brightness of the split's RGB pictures, from night to day."""
     source = DatasetCard.load(request.calibration) if request.calibration else card
-    samples = [s for s in source.samples(request.calibration_split) if {*model.config.sensors} <= {*s.sensors}]
-    pairs = _pairs(source, _spread(samples, _CANDIDATES * request.calibration_pairs), model)
+    samples = [s for s in source.samples(request.calibration_split) if {*subject.sensors} <= {*s.sensors}]
+    pairs = subject.pairs(source, _spread(samples, _CANDIDATES * request.calibration_pairs))
     return [
         _feeds(pair) for pair in _spread(sorted(pairs, key=lambda p: float(p.rgb.mean())), request.calibration_pairs)
     ]
-
-
-def _pairs(card: DatasetCard, samples: Sequence[Sample], model: FusionModel) -> list[Prepared]:
-    preparer = Preparer(card.inputs(), card.load_rig())
-    return [load_pair(sample, preparer, model.config.sensors, None, card)[0] for sample in samples]
 
 
 def _feeds(pair: Prepared) -> dict[str, Array]:

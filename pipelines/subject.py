@@ -1,17 +1,19 @@
 """A model to be measured: a run that ``rgbt train`` wrote, or a bundle that ``rgbt export`` wrote."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from data.card import DatasetCard
 from data.errors import DataError
-from data.prepare import InputSpec, Prepared
+from data.prepare import InputSpec, Prepared, Preparer
+from data.rig import Rig
 from export.bundle import INFO, read_bundle
 from export.session import Session
 from fusion.checkpoint import load_model
@@ -37,6 +39,11 @@ class Subject:
         """Of its folder."""
         return self.path.name
 
+    def preparer(self, card: DatasetCard) -> Preparer:
+        """Makes of the card's pairs what the model takes; a baked rig is in the graph, so it is not applied before."""
+        inputs = InputSpec.model_validate(self.inputs)
+        return Preparer(inputs, Rig()) if inputs.rig_baked else Preparer(card.inputs(), card.load_rig())
+
     def require_fits(self, card: DatasetCard) -> None:
         """Raise DataError where the card has no labels for the task, or other classes, sizes or thermal unit."""
         card.require(self.task)
@@ -45,7 +52,10 @@ class Subject:
             raise DataError(
                 f"{card.path}: classes are {list(classes)}, but {self.path} was trained on {list(self.classes)}"
             )
-        ours, theirs = (_seen(one) for one in (card.inputs(), InputSpec.model_validate(self.inputs)))
+        mine = InputSpec.model_validate(self.inputs)
+        ours, theirs = _seen(card.inputs()), _seen(mine)
+        if mine.rig_baked:  # it takes the camera's own frames, which a rig may turn by a quarter
+            del ours["thermal_size"]
         for name, value in ours.items():
             if value != theirs[name]:
                 raise DataError(
@@ -84,10 +94,19 @@ def open_subject(path: Path, provider: str = "cpu", engine: str = "onnxruntime",
     return Subject(path, config.head.kind, _by_model(model), config.sensors, config.inputs, config.classes)
 
 
+def one_answer(answers: Mapping[str, NDArray[Any]], rgb_size: tuple[int, int]) -> Answer:
+    """Take a batch of one out of its batch; maps at the network's resolution are scaled up, nearest, to the frame."""
+    found = {name: answer[0] for name, answer in answers.items()}
+    for name in ("class_map", "confidence"):
+        if name in found and found[name].shape != rgb_size:
+            found[name] = cv2.resize(found[name], rgb_size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+    return found
+
+
 def _by_session(session: Session) -> Predict:
     def predict(pair: Prepared) -> Answer:
         answers = session.run(pair.rgb[None], pair.thermal[None], pair.present[None])
-        return {name: answer[0] for name, answer in answers.items()}
+        return one_answer(answers, session.bundle.info.inputs.rgb_size)
 
     return predict
 

@@ -30,6 +30,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--precision", nargs="+", default=["fp32"], choices=("fp32", "fp16", "bf16", "int8"), help="default: fp32"
     )
     parser.add_argument("--opset", type=int, help="of the ONNX file (default: 18)")
+    parser.add_argument(
+        "--bake-rig", action="store_true", help="the graph takes the thermal camera's own frames and warps them itself"
+    )
+    parser.add_argument(
+        "--map-size", choices=("camera", "network"), default="camera", help="of a class map (default: camera)"
+    )
+    parser.add_argument(
+        "--size", choices=("fixed", "dynamic"), default="fixed", help="dynamic: also a graph for frames of any size"
+    )
     int8 = parser.add_argument_group("of int8")
     int8.add_argument(
         "--calibration", type=Path, metavar="CARD", help="card of the calibration pairs (default: --data)"
@@ -89,6 +98,9 @@ def _export(args: argparse.Namespace) -> int:
         args.calibration_pairs,
         args.max_drop,
         args.opset,
+        args.bake_rig,
+        args.map_size,
+        args.size == "dynamic",
     )
     bundle = export_run(request, lambda line: print(line, file=sys.stderr, flush=True))
     if args.json:
