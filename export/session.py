@@ -106,8 +106,7 @@ class Session:
         self._buffers: dict[int, dict[str, Array]] = {}
         self._bound: dict[int, Callable[[], dict[str, Array]]] = {}
         self._runtime = ENGINES[engine](bundle.files(self.variant), provider, threads, precision)
-        if self.variant.form == "full":
-            self._check_graph()
+        self._check_graph()
 
     @property
     def provider(self) -> str:
@@ -177,9 +176,7 @@ class Session:
 
     def _bind(self, buffers: Mapping[str, Array]) -> Callable[[], dict[str, Array]]:
         runtime, spec = self._runtime, self.bundle.info.dense
-        if self.variant.form == "dense":
-            if spec is None:
-                raise ExportError(f"{self.bundle.path}: bundle.json lacks 'dense'; export the bundle again")
+        if self.variant.form == "dense" and spec is not None:
             from export.dense_form import answer  # brings OpenCV, 26 MB that the full form does not need
 
             return lambda: answer(runtime.run, buffers, spec)
@@ -205,9 +202,17 @@ class Session:
             raise ExportError(f"{self.bundle.path}: the model looks at {used[0]} alone, and a pair lacks it")
 
     def _check_graph(self) -> None:
-        wanted = {name: (str(self._dtypes[name]), self._shapes[name]) for name in self._shapes}
+        """Refuse a file that is another model than the one that bundle.json describes."""
+        spec = self.bundle.info.dense
+        if self.variant.form == "full":
+            wanted = {name: (str(self._dtypes[name]), self._shapes[name]) for name in self._shapes}
+            answers = list(self.bundle.info.outputs)
+        elif spec is not None:
+            wanted = {name: ("float32", shape[1:]) for name, shape in spec.inputs.items()}
+            answers = list(spec.outputs)
+        else:
+            raise ExportError(f"{self.bundle.path}: bundle.json lacks 'dense'; export the bundle again")
         found = {name: (dtype, tuple(shape[1:])) for name, (dtype, shape) in self._runtime.signature().items()}
-        answers = list(self.bundle.info.outputs)
         if found != wanted or sorted(self._runtime.outputs()) != sorted(answers):
             raise ExportError(
                 f"{self.bundle.files(self.variant)[0]}: takes {found} and answers {self._runtime.outputs()}, but "

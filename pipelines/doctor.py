@@ -1,23 +1,19 @@
 """What this machine can do, and what is wrong with it; torch is looked at only where it is installed."""
 
-import base64
 import importlib
 import platform
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import Literal
 
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from export.errors import ExportError
+from pipelines.engine_check import engines_run
+from pipelines.finding import Finding, Level
 from pipelines.live.windows import window_system
-
-Level = Literal["ok", "note", "problem"]
 
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino")
 OPENCVS = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
@@ -25,27 +21,6 @@ CODECS = {"h264": "r", "ffv1": "r", "libx264": "w"}
 """Codec → r: it must decode, w: it must encode."""
 _PATIENCE_S = 20.0
 """How long nvidia-smi may take; beside a driver that hangs it never returns."""
-
-TINY_MODEL = base64.b64decode(
-    "CAg6lAEKDwoBeAoBdxIBYyIEQ29udgoMCgFjEgF5IgRSZWx1EgR0aW55KjMIAQgBCAMIAxABQgF3SiQAAIA/AACAPwAAgD8AAIA/AACAPwAAgD8A"
-    "AIA/AACAPwAAgD9aGwoBeBIWChQIARIQCgIIAQoCCAEKAggECgIIBGIbCgF5EhYKFAgBEhAKAggBCgIIAQoCCAIKAggCQgQKABAS"
-)
-"""ONNX: y = relu(conv(x, 3×3 of ones)), x float32 [1,1,4,4]; a convolution, because it needs cuDNN on a GPU.
-
-Held here because the edge runtime has no onnx package; tests/test_doctor.py builds the same bytes with it.
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at."""
-
-    name: str
-    level: Level
-    """ok; note: something optional is missing; problem: the edge runtime does not work."""
-    found: str
-    advice: str = ""
-    """What to type."""
 
 
 def examine() -> list[Finding]:
@@ -156,29 +131,6 @@ def _gpu() -> Iterator[Finding]:
         yield Finding("gpu", "ok", "; ".join(answer.stdout.strip().splitlines()))
 
 
-def _providers() -> Iterator[Finding]:
-    try:
-        import numpy as np
-
-        from export.engines.onnx_runtime import OR_CPU, PROVIDERS, OnnxRuntime
-    except ImportError as error:
-        yield Finding("provider cpu", "problem", str(error), "pip install rgbt-fusion")
-        return
-    for provider in PROVIDERS:
-        level: Level = "problem" if provider == "cpu" else "note"
-        try:
-            engine = OnnxRuntime(TINY_MODEL, provider)
-            answer = engine.run({"x": np.ones((1, 1, 4, 4), np.float32)})["y"]
-        except ExportError as error:
-            found, _, advice = str(error).removesuffix(OR_CPU).rpartition("; ")
-            yield Finding(f"provider {provider}", level, found, advice)
-        else:
-            right = bool((answer == 9).all())
-            yield Finding(
-                f"provider {provider}", "ok" if right else level, "runs" if right else "runs, but answers wrong"
-            )
-
-
 def _video() -> Iterator[Finding]:
     try:
         av = importlib.import_module("av")
@@ -238,7 +190,7 @@ CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
     _one_runtime,
     _opencv,
     _gpu,
-    _providers,
+    engines_run,
     _video,
     _torch,
 )

@@ -140,7 +140,7 @@ def test_empty_graph(other_model):
 
 
 def test_graph_that_the_description_does_not_fit(other_model):
-    from pipelines.doctor import TINY_MODEL
+    from pipelines.engine_check import TINY_MODEL
 
     assert "but bundle.json says" in refusal(lambda: Session(other_model(TINY_MODEL)))
 

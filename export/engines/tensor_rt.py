@@ -74,7 +74,8 @@ class TensorRt:
         Raises:
             ExportError: a batch beyond the plan's profile, or the GPU fails.
         """
-        batch, largest = len(feeds["rgb"]), self._spec.profiles["rgb"].max[0]
+        first = next(iter(self._spec.profiles))
+        batch, largest = len(feeds[first]), self._spec.profiles[first].max[0]
         if batch > largest:
             raise ExportError(f"TensorRT: a batch of {batch}, but the plan takes at most {largest}; send smaller ones")
         kept = {name: np.ascontiguousarray(array, self._types[name]) for name, array in feeds.items()}
