@@ -23,7 +23,10 @@ def answer():
 
 def test_equal(answer):
     parity = compare_boxes(answer, answer.copy())
-    assert parity.as_dict() == {"pairs": 1, "scores_max_abs": 0.0, "boxes_max_abs_px": 0.0, "agreement": 1.0} and parity.holds
+    assert (
+        parity.as_dict() == {"pairs": 1, "scores_max_abs": 0.0, "boxes_max_abs_px": 0.0, "agreement": 1.0}
+        and parity.holds
+    )
 
 
 def test_ties_may_change_places(answer):
