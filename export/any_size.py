@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from export.bundle import Inputs
+from export.bundle_info import Inputs
 from export.errors import ExportError
 from fusion.model import FusionModel
 from fusion.normalise import Letterbox

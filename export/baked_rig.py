@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from export.bundle import Inputs, ThermalInput
+from export.bundle_info import Inputs, ThermalInput
 from export.errors import ExportError
 
 _MIXED = 1e-3

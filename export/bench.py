@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from export.bundle import Array
+from export.bundle_info import Array
 from export.session import Session
 
 _WARM_UP_RUNS = 3

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from export.bundle import SCHEMA_VERSION, Inputs
+from export.bundle_info import SCHEMA_VERSION, Inputs
 from export.errors import ExportError
 
 if TYPE_CHECKING:

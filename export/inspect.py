@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from export.bundle import INFO, MODEL, read_bundle
+from export.bundle import read_bundle
+from export.bundle_info import INFO, MODEL
 from export.engine_limits import ENGINES, INSTEAD, GraphFacts, reasons
 from export.errors import ExportError
 

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 
 from export.bench import machine, measure
-from export.bundle import Array, Bundle, Proof, Variant
+from export.bundle import Bundle
+from export.bundle_info import Array, Proof, Variant
 from export.engines.tensor_rt_build import load_cuda, load_tensorrt
 from export.errors import ExportError
 from export.session import Session

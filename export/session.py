@@ -7,7 +7,8 @@ from typing import Protocol
 
 import numpy as np
 
-from export.bundle import Array, Bundle
+from export.bundle import Bundle
+from export.bundle_info import Array
 from export.errors import ExportError
 
 _BUFFERED_BATCHES = 4

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from export.bundle import Array
+from export.bundle_info import Array
 from export.errors import ExportError
 from export.session import Session
 

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from export.any_size import any_size
-from export.bundle import GOLDEN, INFO, MODEL, Array, Bundle, BundleInfo, Inputs, Proof, read_bundle, write_info
+from export.bundle import Bundle, read_bundle, write_info
+from export.bundle_info import GOLDEN, INFO, MODEL, Array, BundleInfo, Inputs, Proof
 from export.errors import ExportError
 from export.graph import OPSET, MapSize, export_graph, file_metadata, map_layout, set_map_size
 from export.prove import not_here, prove

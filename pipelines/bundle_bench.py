@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from export.bench import machine, measure
-from export.bundle import Bundle, Variant
+from export.bundle import Bundle
+from export.bundle_info import Variant
 from export.errors import ExportError
 from export.session import Session
 

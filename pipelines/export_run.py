@@ -16,7 +16,8 @@ from data.pairs import load_pair
 from data.prepare import InputSpec, Prepared, Preparer
 from data.rig import Rig
 from data.sample import Sample
-from export.bundle import Array, Bundle, Inputs
+from export.bundle import Bundle
+from export.bundle_info import Array, Inputs
 from export.graph import MapSize
 from export.variants.source import Metric, Run
 from export.variants.table import keys

@@ -29,7 +29,8 @@ from data.errors import DataError
 from data.prepare import InputSpec, Prepared, Preparer
 from data.rig import Rig
 from export.bench import cores
-from export.bundle import MODEL, read_bundle
+from export.bundle import read_bundle
+from export.bundle_info import MODEL
 from export.session import Session
 from pipelines.live.pairing import Sensor
 from pipelines.live.sources import open_sources

@@ -1,6 +1,6 @@
 """The table of what was measured of each engine and precision of a bundle; torch-free."""
 
-from export.bundle import BundleInfo
+from export.bundle_info import BundleInfo
 
 
 def proof_table(info: BundleInfo) -> list[str]:

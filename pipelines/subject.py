@@ -14,7 +14,8 @@ from data.card import DatasetCard
 from data.errors import DataError
 from data.prepare import InputSpec, Prepared, Preparer
 from data.rig import Rig
-from export.bundle import INFO, read_bundle
+from export.bundle import read_bundle
+from export.bundle_info import INFO
 from export.session import Session
 from fusion.checkpoint import load_model
 

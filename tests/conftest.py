@@ -133,7 +133,7 @@ def dense_source() -> "Callable[..., Source]":
 
     from data.prepare import InputSpec
     from data.thermal import ThermalSpec
-    from export.bundle import Inputs
+    from export.bundle_info import Inputs
     from export.variants.source import Source
     from fusion.model import ModelConfig, RgbEncoder, ThermalEncoder, build_model
 

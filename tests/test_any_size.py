@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from export.any_size import any_size
-from export.bundle import Inputs
+from export.bundle_info import Inputs
 from export.engines.onnx_runtime import OnnxRuntime
 from export.errors import ExportError
 from export.graph import export_graph, set_map_size

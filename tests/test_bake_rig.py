@@ -8,7 +8,7 @@ from data.prepare import InputSpec, Preparer
 from data.rig import Rig
 from data.thermal import ThermalSpec
 from export.baked_rig import BakedRig, bake_rig
-from export.bundle import Inputs, ThermalInput
+from export.bundle_info import Inputs, ThermalInput
 from export.engines.onnx_runtime import OnnxRuntime
 from export.errors import ExportError
 from export.graph import export_graph

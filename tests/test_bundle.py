@@ -10,7 +10,8 @@ import torch
 
 from data.prepare import InputSpec
 from data.thermal import Planck, ThermalSpec
-from export.bundle import Inputs, read_bundle, write_info
+from export.bundle import read_bundle, write_info
+from export.bundle_info import Inputs
 from export.errors import ExportError
 from export.verify import Parity
 from export.write import export_bundle

@@ -168,7 +168,7 @@ def test_a_bundle_written_before_is_still_read(tiny_bundle, tmp_path):
     import json
     import shutil
 
-    from export.bundle import INFO
+    from export.bundle_info import INFO
     from export.hashes import NO_DIGEST, seal
 
     old = shutil.copytree(tiny_bundle, tmp_path / "old")

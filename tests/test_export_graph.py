@@ -14,7 +14,7 @@ import torch
 
 from data.prepare import InputSpec
 from data.thermal import ThermalSpec
-from export.bundle import Inputs
+from export.bundle_info import Inputs
 from export.engines.onnx_runtime import OnnxRuntime
 from export.errors import ExportError
 from export.graph import MAP_SIZES, OPSETS, export_graph, file_metadata, map_layout, set_map_size

@@ -7,7 +7,7 @@ from onnx import TensorProto
 
 from data.prepare import InputSpec
 from data.thermal import ThermalSpec
-from export.bundle import Inputs
+from export.bundle_info import Inputs
 from export.engines.onnx_runtime import OnnxRuntime
 from export.graph import export_graph
 from export.regions import name_nodes, regions

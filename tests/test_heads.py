@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from data.prepare import InputSpec
 from data.thermal import ThermalSpec
-from export.bundle import Inputs
+from export.bundle_info import Inputs
 from export.engines.onnx_runtime import OnnxRuntime
 from export.graph import export_graph
 from export.verify import compare

@@ -33,7 +33,7 @@ def network(request, tiny_model, tiny_bundle, tmp_path_factory):
     """A PyTorch model of the task, and its graph."""
     import torch
 
-    from export.bundle import Inputs
+    from export.bundle_info import Inputs
     from export.graph import export_graph
     from fusion.model import build_model
 

@@ -15,7 +15,7 @@ import onnx
 import pytest
 import torch
 
-from export.bundle import Inputs
+from export.bundle_info import Inputs
 from export.engines import tensor_rt_build
 from export.engines.onnx_runtime import OnnxRuntime
 from export.engines.tensor_rt import TensorRt

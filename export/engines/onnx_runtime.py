@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from export.bundle import Array
+from export.bundle_info import Array
 from export.errors import ExportError
 
 PROVIDERS = {

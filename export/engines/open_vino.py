@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from export.bundle import Array
+from export.bundle_info import Array
 from export.errors import ExportError
 
 DEVICES = {"cpu": "CPU", "gpu": "GPU", "npu": "NPU"}

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from export.bundle import Array
+from export.bundle_info import Array
 from export.engines.tensor_rt_build import PlanSpec, cuda_call, load_cuda, load_tensorrt, plan_for
 from export.errors import ExportError
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from export.bundle import Variant
+from export.bundle_info import Variant
 from export.errors import ExportError
 from export.variants.source import Source
 

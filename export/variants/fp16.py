@@ -7,7 +7,7 @@ import onnx
 from onnxruntime.quantization.onnx_model import ONNXModel
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from export.bundle import Variant
+from export.bundle_info import Variant
 from export.regions import name_nodes, regions
 from export.variants.source import Source
 

@@ -20,7 +20,7 @@ from onnxruntime.quantization.calibrate import TensorsData, create_calibrator
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from export.accuracy_control import Controlled, control
-from export.bundle import Array, Variant
+from export.bundle_info import Array, Variant
 from export.engines.onnx_runtime import OnnxRuntime
 from export.errors import ExportError
 from export.regions import LAYERS, name_nodes, regions, tail_layers

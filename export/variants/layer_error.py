@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from export.bundle import Array
+from export.bundle_info import Array
 from export.engines.onnx_runtime import OnnxRuntime
 
 _QUIET_SHARE = 1e-3

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from export.bundle import Variant
+from export.bundle_info import Variant
 from export.errors import ExportError
 from export.variants import litert_convert
 from export.variants.dense_model import dense_model

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from export.bundle import Variant
+from export.bundle_info import Variant
 from export.dense_spec import DenseSpec
 from export.errors import ExportError
 from export.variants.dense_model import DenseModel, dense_model

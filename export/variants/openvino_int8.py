@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from export.bundle import Array, Variant
+from export.bundle_info import Array, Variant
 from export.engines.open_vino import OpenVino, Request, output_names, shared
 from export.engines.open_vino_regions import LAYERS, head_maps, regions
 from export.errors import ExportError

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from export.bundle import Array, Inputs, Variant
+from export.bundle_info import Array, Inputs, Variant
 
 Run = Callable[[Mapping[str, Array]], dict[str, Array]]
 """Feeds of batch 1 → the answer, each [1, …]."""

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
 
-from export.bundle import MODEL, Variant
+from export.bundle_info import MODEL, Variant
 from export.errors import ExportError
 from export.variants.source import Maker, Source
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import onnx
 
-from export.bundle import Inputs, Variant
+from export.bundle_info import Inputs, Variant
 from export.engines.tensor_rt_build import PlanSpec, commands, load_cuda, load_tensorrt, plan_for, profiles
 from export.errors import ExportError
 from export.variants.source import Source

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from export.bundle import Bundle, Variant
+    from export.bundle import Bundle
+    from export.bundle_info import Variant
 
 EXAMPLE = """examples:
   rgbt verify runs/demo/bundle

@@ -4,7 +4,7 @@ from html import escape
 
 from matplotlib.figure import Figure
 
-from export.bundle import BundleInfo, Proof, Variant
+from export.bundle_info import BundleInfo, Proof, Variant
 from pipelines.figures import called
 from pipelines.report.shell import Section, head, html_page, html_table, name_cell
 from pipelines.report.style import colour
