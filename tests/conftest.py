@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as pipelines.cli does; torch is not loaded yet
 
-NO_PAIRS, NO_GPU, NO_LITERT = "no real pairs", "no CUDA device", "its converter does not install here"
+NO_PAIRS, NO_GPU, NO_LITERT = "no real pairs", "no CUDA device", "its converter is not here"
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 _SMALL = """
 about: small
@@ -39,7 +39,7 @@ stages:
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Under RGBT_REQUIRE_ALL a test that is skipped for want of a tool fails; real pairs and a GPU are no tools.
 
-    LiteRT's converter lives in an environment of its own; RGBT_NO_LITERT says that it was tried and does not install.
+    LiteRT's converter lives in an environment of its own; RGBT_NO_LITERT says that it is left out.
     """
     report = yield
     if (

@@ -29,7 +29,7 @@ PRESENT = np.array([(1, 1), (1, 0), (0, 1)], np.float32)
 def made(request, dense_source, tmp_path_factory):
     """A model of each task, and the folder with LiteRT's files of it."""
     if not os.environ.get(maker.PYTHON):
-        tried = "its converter does not install here" if os.environ.get("RGBT_NO_LITERT") else "no converter"
+        tried = "its converter is not here" if os.environ.get("RGBT_NO_LITERT") else "no converter"
         pytest.skip(f"{maker.PYTHON} names no environment with litert-torch: {tried}")
     source, folder = dense_source(request.param), tmp_path_factory.mktemp(request.param)
     variants = [maker.make_fp32(source, folder), maker.make_fp16(source, folder)]
