@@ -16,7 +16,7 @@ from data.synthetic.video import write_video
 from export.bench import measure
 from export.bundle import read_bundle
 from export.session import Session
-from export.verify import Parity, replay
+from export.verify import LIMITS, Parity, replay
 from pipelines.evaluate import Evaluation, evaluate
 from pipelines.export_run import Request, export_run
 from pipelines.recipe_file import dump_recipe, load_recipe
@@ -80,7 +80,7 @@ class DemoResult:
         ``parity_class_map_differs``, a share of the pixels.
         """
         rows = dict(zip(_ROWS, self.evaluation.rows, strict=True))
-        figures = self.parity.figures
+        figures = {name: value for name, value in self.parity.figures.items() if name in LIMITS}
         most = next(name for name in figures if name.endswith("_max_abs"))  # of scores, confidence or probabilities
         return {
             "task": self.evaluation.task,

@@ -131,7 +131,7 @@ class Depth(torch.nn.Module):
 
 def test_an_answer_that_no_task_has_is_not_exported(tiny_model, golden_pairs, tmp_path):
     config = tiny_model.config
-    with pytest.raises(ExportError, match="the model answers 'depth', expected of boxes, class_map"):
+    with pytest.raises(ExportError, match="the model answers 'depth', expected of boxes, probabilities"):
         export_bundle(
             Depth(), config.inputs, config.classes, config.sensors, golden_pairs, {}, "a" * 64, tmp_path / "b"
         )
