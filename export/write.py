@@ -106,9 +106,7 @@ def export_bundle(
         "inputs": description,
         "outputs": _describe(answers, LAYOUTS | map_layout(forms.map_size)),
         "sensors": tuple(sensors),
-        "missing_sensor": MISSING_SENSOR
-        if len(sensors) == 2
-        else f"The model looks at {sensors[0]} alone; it must be there.",
+        "missing_sensor": _missing_sensor(sensors),
         "opset": forms.opset,
         "recipe_sha256": recipe_sha256,
         "metrics": dict(metrics),
@@ -116,17 +114,25 @@ def export_bundle(
     }
     metadata = file_metadata(task, classes, sensors, description)
     with atomic_folder(out, marker=INFO) as folder:
-        graph = export_graph(model, description, forms.opset, metadata)
-        (folder / MODEL).write_bytes(graph)
-        if forms.any_size:
-            whole = export_graph(any_size(model, description), description, forms.opset, metadata, any_size=True)
-            (folder / ANY_SIZE).write_bytes(whole)
+        graph = _write_graphs(folder, model, description, metadata, forms)
         arrays: dict[str, Any] = {**feeds, **answers}
         np.savez_compressed(folder / GOLDEN, allow_pickle=False, **arrays)
         fields |= _variants(forms, _source(model, graph, description, task, forms), folder)
         write_info(folder, {**fields, "parity": {}})
         _prove(folder, fields, forms)
     return read_bundle(out)
+
+
+def _write_graphs(
+    folder: Path, model: torch.nn.Module, inputs: Inputs, metadata: Mapping[str, Any], forms: Forms
+) -> bytes:
+    """Write the graph of fixed sizes, which is returned, and where asked for that of any size."""
+    graph = export_graph(model, inputs, forms.opset, metadata)
+    (folder / MODEL).write_bytes(graph)
+    if forms.any_size:
+        whole = export_graph(any_size(model, inputs), inputs, forms.opset, metadata, any_size=True)
+        (folder / ANY_SIZE).write_bytes(whole)
+    return graph
 
 
 def _source(model: torch.nn.Module, graph: bytes, inputs: Inputs, task: str, forms: Forms) -> Source:
@@ -192,6 +198,10 @@ def _describe(answers: Mapping[str, Array], layouts: Mapping[str, str]) -> dict[
         name: {"shape": ("B", *array.shape[1:]), "dtype": str(array.dtype), "layout": layouts[name]}
         for name, array in answers.items()
     }
+
+
+def _missing_sensor(sensors: Sequence[str]) -> str:
+    return MISSING_SENSOR if len(sensors) == 2 else f"The model looks at {sensors[0]} alone; it must be there."
 
 
 def _check_golden(golden: Mapping[str, Array], inputs: Inputs) -> None:

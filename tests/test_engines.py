@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 
-from data.prepare import InputSpec
-from data.thermal import ThermalSpec
 from export.bundle import read_bundle
 from export.session import ENGINES, Session
 from export.variants.source import Metric
@@ -28,28 +26,8 @@ def task(request):
 
 
 @pytest.fixture(scope="module")
-def model(task):
-    import torch
-
-    from fusion.model import ModelConfig, RgbEncoder, ThermalEncoder, build_model
-
-    inputs = InputSpec(rgb_size=(48, 64), thermal_size=(30, 40), thermal=ThermalSpec(unit="counts16"))
-    config = ModelConfig(
-        size=(64, 96),
-        rgb=RgbEncoder(arch="test_resnet", weights=None),
-        thermal=ThermalEncoder(arch="test_resnet"),
-        head={"kind": task, "width": 16},
-        classes=("person", "car", "dog"),
-        inputs=inputs.model_dump(mode="json"),
-    )
-    built, _ = build_model(config, 0)
-    noise = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in built.blend.parameters():  # zero at the start, so that thermal would not matter
-            parameter.add_(torch.randn(parameter.shape, generator=noise), alpha=0.1)
-        if task == "detect":  # untrained scores are so alike that rounding would decide their order
-            built.head.heat[-1].weight *= 20
-    return built.eval()
+def model(task, dense_source):
+    return dense_source(task).model
 
 
 @pytest.fixture(scope="module")

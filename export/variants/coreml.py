@@ -52,7 +52,7 @@ def make(source: Source, folder: Path) -> Variant:
             compute_precision=coremltools.precision.FLOAT32,
             minimum_deployment_target=coremltools.target.iOS16,
         )
-    except (RuntimeError, ValueError, NotImplementedError, KeyError, TypeError) as error:
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ExportError(f"coremltools cannot convert this model ({reason}); leave --target coreml out") from None
     (folder / PACKAGE).parent.mkdir(exist_ok=True)
