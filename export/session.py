@@ -37,25 +37,45 @@ class Engine(Protocol):
 class BindingEngine(Engine, Protocol):
     """A runtime that can tie itself to buffers which stay where they are."""
 
+    pinned: bool
+    """Whether those buffers are page-locked, as a GPU likes them."""
+
+    def buffers(self, like: Mapping[str, Array]) -> dict[str, Array]:
+        """Return memory to bind, with what ``like`` holds."""
+
     def bind(self, feeds: Mapping[str, Array]) -> Callable[[], dict[str, Array]]:
         """Return what answers the batch that lies in ``feeds`` at the moment of the call."""
 
 
-EngineFactory = Callable[[Sequence[Path], str, int | None, str], Engine]
-"""Files of a variant, provider, threads, precision → a runtime with the model loaded."""
+class EngineFactory(Protocol):
+    """Files of a variant, provider, threads, precision, CUDA graphs or not → a runtime with the model loaded."""
+
+    def __call__(
+        self, files: Sequence[Path], provider: str, threads: int | None, precision: str, cuda_graph: bool = False
+    ) -> Engine:
+        """Load it."""
 
 
-def _onnxruntime(files: Sequence[Path], provider: str, threads: int | None, precision: str) -> Engine:
+def _onnxruntime(
+    files: Sequence[Path], provider: str, threads: int | None, precision: str, cuda_graph: bool = False
+) -> Engine:
     from export.engines.onnx_runtime import OnnxRuntime
 
     del precision  # the file has it
-    return OnnxRuntime(files[0], provider, threads)
+    return OnnxRuntime(files[0], provider, threads, cuda_graph)
 
 
 def _by(module: str, name: str) -> EngineFactory:
     """The engine of that name, imported when it is asked for."""
 
-    def load(files: Sequence[Path], provider: str, threads: int | None, precision: str) -> Engine:
+    def load(
+        files: Sequence[Path], provider: str, threads: int | None, precision: str, cuda_graph: bool = False
+    ) -> Engine:
+        if cuda_graph:
+            raise ExportError(
+                f"CUDA graphs are for engine onnxruntime, found '{module.replace('_', '')}'; "
+                "leave out --cuda-graph, or say --engine onnxruntime"
+            )
         engine: Engine = getattr(import_module(f"export.engines.{module}"), name)(files, provider, threads, precision)
         return engine
 
@@ -81,6 +101,8 @@ class Session:
         provider: Where the engine computes; asked for by name and read back.
         threads: CPU threads inside one operator; None: as many as there are cores.
         precision: fp32, fp16, bf16 or int8; the bundle must hold it, or the engine make it of the graph.
+        cuda_graph: Record the GPU's kernels for each batch size and replay them, one launch instead of hundreds; for
+            onnxruntime on cuda, or on tensorrt with one batch size for each session.
 
     Raises:
         ExportError: unknown engine, a precision that the bundle lacks, a provider that does not load, or a graph that
@@ -94,6 +116,7 @@ class Session:
         provider: str = "cpu",
         threads: int | None = None,
         precision: str = "fp32",
+        cuda_graph: bool = False,
     ) -> None:
         if engine not in ENGINES:
             raise ExportError(f"unknown engine '{engine}'; one of {', '.join(ENGINES)}")
@@ -101,18 +124,23 @@ class Session:
             raise ExportError(f"threads is {threads}; give at least 1")
         self.bundle = bundle
         self.variant = bundle.variant(engine, precision)
-        self.engine, self.precision, self.threads = engine, precision, threads
+        self.engine, self.precision, self.threads, self.cuda_graph = engine, precision, threads, cuda_graph
         self._shapes = bundle.info.inputs.shapes()
         self._dtypes = bundle.info.inputs.dtypes()
         self._buffers: dict[int, dict[str, Array]] = {}
         self._bound: dict[int, Callable[[], dict[str, Array]]] = {}
-        self._runtime = ENGINES[engine](bundle.files(self.variant), provider, threads, precision)
+        self._runtime = ENGINES[engine](bundle.files(self.variant), provider, threads, precision, cuda_graph)
         self._check_graph()
 
     @property
     def provider(self) -> str:
         """The provider that really runs."""
         return self._runtime.provider
+
+    @property
+    def pinned(self) -> bool:
+        """Whether the buffers are page-locked, from which a GPU copies faster; known after the first run."""
+        return bool(getattr(self._runtime, "pinned", False))
 
     @property
     def target(self) -> str:
@@ -171,7 +199,9 @@ class Session:
             if len(self._buffers) == _BUFFERED_BATCHES:
                 oldest = next(iter(self._buffers))
                 del self._buffers[oldest], self._bound[oldest]
-            buffers = self.bundle.info.inputs.zeros(batch)
+            zeros = self.bundle.info.inputs.zeros(batch)
+            place: Callable[[Mapping[str, Array]], dict[str, Array]] | None = getattr(self._runtime, "buffers", None)
+            buffers = place(zeros) if place else zeros
             self._buffers[batch], self._bound[batch] = buffers, self._bind(buffers)
         return self._buffers[batch]
 

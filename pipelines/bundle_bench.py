@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from export.bench import machine, measure
@@ -26,6 +27,12 @@ class Matrix:
     threads: Sequence[int | None]
     seconds: float
     """For each combination."""
+    cuda_graph: bool = False
+    """Replay recorded CUDA graphs."""
+
+    def sessions(self) -> list[Sequence[int]]:
+        """Batches for each session: with CUDA graphs one, as the provider tensorrt records a single graph."""
+        return [[batch] for batch in self.batches] if self.cuda_graph else [self.batches]
 
 
 def measure_bundle(bundle: Bundle, matrix: Matrix) -> dict[str, Any]:
@@ -41,20 +48,23 @@ def measure_bundle(bundle: Bundle, matrix: Matrix) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     missing: dict[str, str] = {}
     for variant in bundle.choose(matrix.engines, matrix.precisions):
-        for threads in matrix.threads:
+        for threads, batches in product(matrix.threads, matrix.sessions()):
             try:
-                session = Session(bundle, variant.engine, matrix.provider, threads, variant.precision)
+                session = Session(
+                    bundle, variant.engine, matrix.provider, threads, variant.precision, matrix.cuda_graph
+                )
             except ExportError as error:
                 if matrix.engines or variant.engine == "onnxruntime":
                     raise
                 missing[variant.key] = str(error)
                 continue
-            rows += [_row(bundle, variant, session, batch, matrix.seconds) for batch in matrix.batches]
+            rows += [_row(bundle, variant, session, batch, matrix.seconds) for batch in batches]
             session.close()
     return {
         "machine": machine(),
         "bundle": str(bundle.path),
         "inputs": {name: list(shape) for name, shape in bundle.info.inputs.shapes().items()},
+        "cuda_graph": matrix.cuda_graph,
         "sessions": rows,
         "missing": missing,
     }
@@ -63,7 +73,8 @@ def measure_bundle(bundle: Bundle, matrix: Matrix) -> dict[str, Any]:
 def _row(bundle: Bundle, variant: Variant, session: Session, batch: int, seconds: float) -> dict[str, Any]:
     proofs = [proof for key, proof in bundle.info.proofs.items() if key.startswith(f"{variant.key}-")]
     metric = next((proof.metric for proof in proofs if proof.metric), None)
-    return {**dataclasses.asdict(measure(session, batch, seconds)), "metric": metric}
+    speed = dataclasses.asdict(measure(session, batch, seconds))
+    return {**speed, "pinned": session.pinned, "metric": metric}
 
 
 def table(answer: dict[str, Any], live: dict[str, Any]) -> list[str]:
@@ -73,6 +84,7 @@ def table(answer: dict[str, Any], live: dict[str, Any]) -> list[str]:
         f"$ {answer['command']}",
         ", ".join(f"{name} {value}" for name, value in answer["machine"].items()),
         f"{answer['bundle']}: {sizes}",
+        *_on_gpu(answer),
         "",
         f"{'target':<22}{'precision':<10}{'threads':>8}{'batch':>6}{'runs':>6}{'p50 ms':>9}{'p95 ms':>9}{'p99 ms':>9}"
         f"{'pairs/s':>9}{'bare p50':>10}  metric",
@@ -86,3 +98,11 @@ def table(answer: dict[str, Any], live: dict[str, Any]) -> list[str]:
         )
     lines += [f"{key:<22}not here: {reason}" for key, reason in answer["missing"].items()]
     return [*lines, *([""] if live else []), *(f"{name:<22}{value}" for name, value in live.items())]
+
+
+def _on_gpu(answer: dict[str, Any]) -> list[str]:
+    """How the GPU was fed; nothing of a CPU."""
+    if all(row["target"].endswith("-cpu") for row in answer["sessions"]):
+        return []
+    locked = "page-locked" if all(row["pinned"] for row in answer["sessions"]) else "pageable"
+    return [f"CUDA graphs {'on' if answer['cuda_graph'] else 'off'}; buffers in {locked} memory"]

@@ -11,6 +11,7 @@ EXAMPLE = """examples:
   rgbt bench runs/demo/bundle
   rgbt bench runs/demo/bundle --batch 1 4 --threads 1 2 --seconds 10
   rgbt bench runs/demo/bundle --engine onnxruntime openvino --precision fp32 int8 --json
+  rgbt bench runs/demo/bundle --provider cuda --cuda-graph --batch 1 8
   rgbt bench runs/demo/bundle --live --json
   rgbt bench --train --json
   rgbt bench --train --arch resnet18 --size 480 640 --batch 4 --steps 80
@@ -46,6 +47,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     bundle.add_argument("--engine", nargs="+", help="runtimes (default: those that the bundle has files for)")
     bundle.add_argument("--precision", nargs="+", help="fp32, fp16, bf16, int8 (default: those of the bundle)")
     bundle.add_argument("--provider", default="cpu", help="cpu, cuda, tensorrt, gpu, npu (default: %(default)s)")
+    bundle.add_argument(
+        "--cuda-graph",
+        action="store_true",
+        help="record the GPU's kernels once and replay them (engine onnxruntime; provider cuda or tensorrt)",
+    )
     bundle.add_argument("--live", action="store_true", help="measure the live process against its parts too")
     train = parser.add_argument_group("of training")
     train.add_argument("--train", action="store_true", help="measure training instead of a bundle")
@@ -77,6 +83,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _misuse(args: argparse.Namespace) -> str | None:
+    if args.cuda_graph and (args.train or args.data or args.live):
+        return "--cuda-graph is for a bundle by itself: leave it out, or leave out --train, --data and --live"
     if args.data and not args.train:
         if args.bundle or args.live:
             return f"--data measures a card's loader, not a bundle: leave out '{args.bundle or '--live'}'"
@@ -177,7 +185,8 @@ def _run_bundle(args: argparse.Namespace) -> int:
 
     bundle = read_bundle(args.bundle)
     threads = args.threads or [None]
-    matrix = Matrix(args.engine, args.precision, args.provider, args.batch or [1], threads, args.seconds)
+    batches = args.batch or [1]
+    matrix = Matrix(args.engine, args.precision, args.provider, batches, threads, args.seconds, args.cuda_graph)
     answer: dict[str, Any] = {"command": _command(args), **measure_bundle(bundle, matrix)}
     live: dict[str, Any] = {}
     if args.live:
@@ -203,5 +212,5 @@ def _command(args: argparse.Namespace) -> str:
     for name in ("engine", "precision", "threads"):
         given = getattr(args, name)
         words += [f"--{name}", *map(str, given)] if given else []
-    words += ["--provider", args.provider]
+    words += ["--provider", args.provider, *(["--cuda-graph"] if args.cuda_graph else [])]
     return shlex.join([*words, *(["--live"] if args.live else [])])
