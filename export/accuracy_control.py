@@ -41,6 +41,11 @@ class Controlled:
         """Points lost."""
         return 100 * (self.metric_fp32 - self.metric_int8)
 
+    @property
+    def note(self) -> str:
+        """What it cost, for bundle.json."""
+        return f"{self.metric_fp32:.4f} in fp32, {self.metric_int8:.4f} in int8"
+
 
 def control(
     quantise: Callable[[Collection[str]], bytes],

@@ -23,6 +23,7 @@ from export.engines.tensor_rt_build import PlanSpec, cache_key, cuda_call, devic
 from export.errors import ExportError
 from export.session import Session
 from export.variants.source import Source
+from export.variants.table import MAKERS
 from export.variants.tensor_rt import float_thermal, make_fp32, plan_spec
 from export.write import Forms, export_bundle
 
@@ -258,6 +259,23 @@ def test_engine_hands_thermal_on_as_float(source, library, tmp_path):
     assert len(library.cuda.blocks) == 4
     engine.close()
     assert not library.cuda.blocks
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_the_engine_takes_what_every_precision_writes(source, library, golden_pairs, precision, tmp_path):
+    pairs = [
+        {"rgb": rgb[None], "thermal": thermal[None], "present": np.ones((1, 2), np.float32)}
+        for rgb, thermal in zip(golden_pairs["rgb"], golden_pairs["thermal"], strict=True)
+    ] * 3
+    variant = MAKERS[f"tensorrt-{precision}"](replace(source.source, calibration=pairs), tmp_path)
+    assert (variant.engine, variant.precision) == ("tensorrt", precision)
+    assert variant.notes[-1].startswith("plan built for this GPU: ")
+    engine = TensorRt([tmp_path / name for name in variant.files], "cuda", None, precision)
+    assert engine.signature()["thermal"] == ("uint16", ("batch", 30, 40))
+    engine.close()
+    graph = OnnxRuntime(tmp_path / variant.files[0])
+    answer = graph.run({**pairs[0], "thermal": pairs[0]["thermal"].astype(np.float32)})
+    assert answer["boxes"].shape == (1, 100, 6)
 
 
 def test_a_bundle_of_another_machine_carries_graph_and_command(

@@ -27,6 +27,8 @@ from export.regions import LAYERS, name_nodes, regions, tail_layers
 from export.variants.layer_error import worst_first
 from export.variants.source import Source
 
+MODEL = "model.int8.onnx"
+
 LEAST_PAIRS = 8
 """Fewer pairs than this say too little about the range of a layer."""
 
@@ -135,19 +137,15 @@ def make(source: Source, folder: Path) -> Variant:
     Raises:
         ExportError: too few pairs, or too much accuracy is lost with half of the layers in float.
     """
-    return _make(source, folder, "u8s8", "onnxruntime", "model.int8.onnx")
-
-
-def make_tensorrt(source: Source, folder: Path) -> Variant:
-    """Write ``model.int8-trt.onnx``, from which TensorRT builds an int8 engine; errors as make."""
-    return _make(source, folder, "s8s8", "tensorrt", "model.int8-trt.onnx")
-
-
-def _make(source: Source, folder: Path, scheme: SchemeName, engine: str, name: str) -> Variant:
-    controlled = quantise_with_control(source, scheme)
-    (folder / name).write_bytes(controlled.graph)
-    notes = (f"{controlled.metric_fp32:.4f} in fp32, {controlled.metric_int8:.4f} in int8",)
-    return Variant(engine=engine, precision="int8", files=(name,), float_layers=controlled.float_layers, notes=notes)
+    controlled = quantise_with_control(source, "u8s8")
+    (folder / MODEL).write_bytes(controlled.graph)
+    return Variant(
+        engine="onnxruntime",
+        precision="int8",
+        files=(MODEL,),
+        float_layers=controlled.float_layers,
+        notes=(controlled.note,),
+    )
 
 
 def quantise_with_control(source: Source, scheme: SchemeName) -> Controlled:

@@ -41,7 +41,7 @@ MAKERS: dict[str, Maker] = {
     "openvino-int8": _by("openvino_int8"),
     "tensorrt-fp32": _by("tensor_rt", "make_fp32"),
     "tensorrt-fp16": _by("tensor_rt", "make_fp16"),
-    "tensorrt-int8": _by("int8", "make_tensorrt"),
+    "tensorrt-int8": _by("tensor_rt", "make_int8"),
     "coreml-fp32": _by("coreml"),
     "ncnn-fp32": _by("ncnn", "make_fp32"),
     "ncnn-fp16": _by("ncnn", "make_fp16"),
