@@ -39,19 +39,23 @@ class ModelInputs(BaseModel):
 class RgbNormalise(nn.Module):
     """uint8 RGB [B,H,W,3] → float32 [B,3,H,W] with the encoder's mean and standard deviation."""
 
-    mean: Tensor
-    std: Tensor
+    scale: Tensor
+    offset: Tensor
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        self.register_buffer("mean", 255 * torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", 255 * torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+        scale = 1 / (255 * torch.tensor(std, dtype=torch.float64)).view(1, -1, 1)
+        offset = -255 * torch.tensor(mean, dtype=torch.float64).view(1, -1, 1) * scale
+        self.register_buffer("scale", scale.float(), persistent=False)
+        self.register_buffer("offset", offset.float(), persistent=False)
 
     def forward(self, rgb: Tensor, present: Tensor) -> Tensor:
-        """``present`` is float32 [B]; an absent frame becomes zeros after the cast, whatever it held."""
-        x = rgb.float().permute(0, 3, 1, 2)
-        x = torch.where(present.view(-1, 1, 1, 1) > 0.5, x, 0.0)
-        return (x - self.mean) / self.std
+        """``present`` is float32 [B]; an absent frame counts as black, whatever it held."""
+        x = rgb.permute(0, 3, 1, 2).float()
+        scale = self.scale * (present.view(-1, 1, 1) > 0.5)
+        # Flat planes: else ONNX Runtime moves the transposition behind the arithmetic of an int8 graph, which then
+        # goes over three values at a time, five times as slowly.
+        return (x.flatten(2) * scale + self.offset).view(x.shape)
 
 
 class ThermalNormalise(nn.Module):

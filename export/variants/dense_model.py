@@ -11,7 +11,7 @@ from export.errors import ExportError
 from fusion.blends import Joint
 from fusion.detect import SLOTS
 from fusion.model import FusionModel
-from fusion.normalise import BLOCK, ModelInputs, RgbNormalise
+from fusion.normalise import BLOCK, ModelInputs
 
 _FINEST = 0
 """The scale that heads with a pyramid answer at."""
@@ -98,15 +98,14 @@ def _inputs(model: FusionModel) -> dict[str, tuple[int, ...]]:
 
 def _spec(model: FusionModel, inputs: dict[str, tuple[int, ...]], outputs: dict[str, tuple[int, ...]]) -> DenseSpec:
     scale = ModelInputs.model_validate(model.config.inputs).thermal
-    rgb = cast(RgbNormalise, model.normalise["rgb"]) if model.rgb is not None else None
     return DenseSpec(
         task=cast(DenseTask, model.task),
         rgb_size=model.letterbox.rgb_size,
         answer_size=model.letterbox.answer_size,
         canvas=model.letterbox.canvas,
         content=model.letterbox.content,
-        mean=_three(rgb.mean) if rgb else (0.0, 0.0, 0.0),
-        std=_three(rgb.std) if rgb else (1.0, 1.0, 1.0),
+        mean=_counts(model.rgb.mean) if model.rgb else (0.0, 0.0, 0.0),
+        std=_counts(model.rgb.std) if model.rgb else (1.0, 1.0, 1.0),
         thermal=DenseThermal.model_validate({**scale.model_dump(), "block": BLOCK}),
         stride=next(iter(model.encoders.values())).strides[_FINEST],
         slots=SLOTS,
@@ -115,6 +114,7 @@ def _spec(model: FusionModel, inputs: dict[str, tuple[int, ...]], outputs: dict[
     )
 
 
-def _three(values: Tensor) -> tuple[float, float, float]:
-    red, green, blue = values.flatten().tolist()
-    return red, green, blue
+def _counts(values: Sequence[float]) -> tuple[float, float, float]:
+    """Of 0 to 1 → of 0 to 255."""
+    red, green, blue = values
+    return 255 * red, 255 * green, 255 * blue
