@@ -33,13 +33,27 @@ EDGE_LIMITS = {"parameters": 5e6, "macs": 4e9}
 BLOCKS = 6
 
 
-def config_of(size: str, task: str) -> ModelConfig:
-    """A model of that size for two classes on 480×640."""
-    inputs = InputSpec(rgb_size=CANVAS, thermal_size=CANVAS, thermal=ThermalSpec(unit="intensity8"))
-    section = {"size": CANVAS, FIELD: size, "rgb": {"weights": None}, "thermal": {}, "head": {"kind": task}}
+def config_of(size: str, task: str, canvas: tuple[int, int] = CANVAS) -> ModelConfig:
+    """A model of that size for two classes, of frames as large as its canvas."""
+    inputs = InputSpec(rgb_size=canvas, thermal_size=canvas, thermal=ThermalSpec(unit="intensity8"))
+    section = {"size": canvas, FIELD: size, "rgb": {"weights": None}, "thermal": {}, "head": {"kind": task}}
     return ModelConfig.model_validate(
         {**section, "classes": ("person", "car"), "inputs": inputs.model_dump(mode="json")}
     )
+
+
+def network(config: ModelConfig) -> tuple[FusionModel, Inputs]:
+    """The model with random weights, and what goes in."""
+    torch.manual_seed(0)
+    return FusionModel(config).eval(), Inputs.model_validate(config.inputs)
+
+
+def noise(inputs: Inputs, batch: int, seed: int = 0) -> dict[str, Any]:
+    """Frames of noise, both sensors present; thermal is intensity8."""
+    random, feeds = np.random.default_rng(seed), inputs.zeros(batch)
+    feeds["rgb"][:] = random.integers(0, 256, feeds["rgb"].shape, np.uint8)
+    feeds["thermal"][:] = random.integers(1, 256, feeds["thermal"].shape, np.uint8)
+    return feeds
 
 
 def openvino_run(model: Path, threads: int) -> Callable[[dict[str, Any]], object]:
@@ -64,19 +78,13 @@ def block(run: Callable[[dict[str, Any]], object], feeds: dict[str, Any], second
 
 def measure(size: str, task: str, threads: int, seconds: float, folder: Path) -> dict[str, Any]:
     """A row of the table."""
-    config = config_of(size, task)
-    torch.manual_seed(0)
-    model = FusionModel(config).eval()
+    model, inputs = network(config_of(size, task))
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    inputs = Inputs.model_validate(config.inputs)
     path = folder / f"{size}.onnx"
     path.write_bytes(export_graph(model, inputs))
     del model
     found = inspect(path)
-    noise = np.random.default_rng(0)
-    feeds = inputs.zeros(1)
-    feeds["rgb"][:] = noise.integers(0, 256, feeds["rgb"].shape, np.uint8)
-    feeds["thermal"][:] = noise.integers(1, 256, feeds["thermal"].shape, np.uint8)
+    feeds = noise(inputs, 1)
     runs = {"onnxruntime": OnnxRuntime(path, "cpu", threads).run, "openvino": openvino_run(path, threads)}
     times: dict[str, list[float]] = {engine: [] for engine in runs}
     for run in runs.values():
