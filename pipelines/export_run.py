@@ -13,8 +13,7 @@ from tqdm import tqdm
 from data.card import DatasetCard
 from data.errors import DataError
 from data.pairs import load_pair
-from data.prepare import InputSpec, Prepared, Preparer
-from data.rig import Rig
+from data.prepare import InputSpec, Prepared
 from data.sample import Sample
 from export.bundle import Bundle
 from export.bundle_info import Array, Inputs
@@ -27,7 +26,7 @@ from fusion.heads import metric_for
 from fusion.model import FusionModel
 from pipelines.report.bundle import bundle_page
 from pipelines.run_report import EVALUATION
-from pipelines.subject import one_answer
+from pipelines.subject import one_answer, preparer_of, require_cameras, require_classes
 from pipelines.train import read_run
 
 _T = TypeVar("_T")
@@ -74,9 +73,10 @@ def export_run(request: Request, progress: Callable[[str], None]) -> Bundle:
     _, info, _ = read_run(request.run)
     model = load_model(request.run)
     card = DatasetCard.load(request.card or Path(info.card))
-    subject = _baked(model, card) if request.bake_rig else _as_trained(model, card)
+    require_cameras(InputSpec.model_validate(model.config.inputs), request.run, card)
+    subject = _baked(model, card) if request.bake_rig else _as_trained(model)
     samples = card.samples(request.split)
-    pairs = subject.pairs(card, _spread(samples, request.golden))
+    pairs = list(map(subject.reader(card), _spread(samples, request.golden)))
     arrays = {"rgb": np.stack([p.rgb for p in pairs]), "thermal": np.stack([p.thermal for p in pairs])}
     measured = request.run / EVALUATION
     metrics = json.loads(measured.read_text()) if measured.exists() else {}
@@ -115,37 +115,30 @@ class _Exported:
     classes: Sequence[str]
     sensors: tuple[str, ...]
     inputs: InputSpec
-    rig: Rig
-    """What is left to do before the graph."""
 
-    def pairs(self, card: DatasetCard, samples: Sequence[Sample]) -> list[Prepared]:
-        """Read samples of a card, without what is true of them."""
-        preparer = self.preparer()
-        return [load_pair(sample, preparer, self.sensors, None, card)[0] for sample in samples]
-
-    def preparer(self) -> Preparer:
-        """Of the frames that the graph takes."""
-        return Preparer(self.inputs, self.rig)
+    def reader(self, card: DatasetCard) -> Callable[[Sample], Prepared]:
+        """Return what reads a sample of a card, without what is true of it."""
+        preparer = preparer_of(self.inputs, card)
+        return lambda sample: load_pair(sample, preparer, self.sensors, None, card)[0]
 
 
-def _as_trained(model: FusionModel, card: DatasetCard) -> _Exported:
+def _as_trained(model: FusionModel) -> _Exported:
     config = model.config
-    inputs = InputSpec.model_validate(config.inputs)
-    return _Exported(model, model.task, config.classes, config.sensors, inputs, card.load_rig())
+    return _Exported(model, model.task, config.classes, config.sensors, InputSpec.model_validate(config.inputs))
 
 
 def _baked(model: FusionModel, card: DatasetCard) -> _Exported:
     """With the card's rig in the graph."""
     from export.baked_rig import bake_rig
 
-    whole, rig = _as_trained(model, card), card.load_rig()
+    whole, rig = _as_trained(model), card.load_rig()
     if not rig.moves:
         raise DataError(f"{card.path}: names no rig that moves thermal, so there is none to bake; leave out --bake-rig")
     height, width = whole.inputs.thermal_size
     camera = (width, height) if rig.rotate in (90, 270) else (height, width)
     sampling = rig.aligner(whole.inputs.thermal, whole.inputs.rgb_size, camera).sampling_map()
     baked, inputs = bake_rig(model, Inputs.model_validate(whole.inputs.model_dump()), sampling, camera)
-    return replace(whole, model=baked, inputs=InputSpec.model_validate(inputs.model_dump()), rig=Rig())
+    return replace(whole, model=baked, inputs=InputSpec.model_validate(inputs.model_dump()))
 
 
 def _metric(card: DatasetCard, samples: Sequence[Sample], subject: _Exported, request: Request) -> Metric | None:
@@ -159,7 +152,8 @@ def _metric(card: DatasetCard, samples: Sequence[Sample], subject: _Exported, re
         )
     if not labelled:
         return None
-    preparer = subject.preparer()
+    require_classes(classes, task, request.run, card)
+    preparer = preparer_of(subject.inputs, card)
 
     def of(run: Run) -> float:
         metric = metric_for(task, classes)
@@ -174,11 +168,12 @@ def _metric(card: DatasetCard, samples: Sequence[Sample], subject: _Exported, re
 def _calibration(request: Request, card: DatasetCard, subject: _Exported) -> list[Mapping[str, Array]]:
     """Pairs evenly spread over the brightness of the split's RGB pictures, from night to day."""
     source = DatasetCard.load(request.calibration) if request.calibration else card
+    require_cameras(subject.inputs, request.run, source)
     samples = [s for s in source.samples(request.calibration_split) if {*subject.sensors} <= {*s.sensors}]
-    pairs = subject.pairs(source, _spread(samples, _CANDIDATES * request.calibration_pairs))
-    return [
-        _feeds(pair) for pair in _spread(sorted(pairs, key=lambda p: float(p.rgb.mean())), request.calibration_pairs)
-    ]
+    candidates, read = _spread(samples, _CANDIDATES * request.calibration_pairs), subject.reader(source)
+    # Read twice, so that only those that calibrate are held: of large frames all candidates would fill the memory.
+    candidates.sort(key=lambda sample: float(read(sample).rgb.mean()))
+    return [_feeds(read(sample)) for sample in _spread(candidates, request.calibration_pairs)]
 
 
 def _feeds(pair: Prepared) -> dict[str, Array]:

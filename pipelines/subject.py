@@ -1,6 +1,6 @@
 """A model to be measured: a run that ``rgbt train`` wrote, or a bundle that ``rgbt export`` wrote."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,27 +42,43 @@ class Subject:
 
     def preparer(self, card: DatasetCard) -> Preparer:
         """Makes of the card's pairs what the model takes; a baked rig is in the graph, so it is not applied before."""
-        inputs = InputSpec.model_validate(self.inputs)
-        return Preparer(inputs, Rig()) if inputs.rig_baked else Preparer(card.inputs(), card.load_rig())
+        return preparer_of(InputSpec.model_validate(self.inputs), card)
 
     def require_fits(self, card: DatasetCard) -> None:
         """Raise DataError where the card has no labels for the task, or other classes, sizes or thermal unit."""
         card.require(self.task)
-        classes = card.classes_of(self.task)
-        if tuple(classes) != tuple(self.classes):
+        require_classes(self.classes, self.task, self.path, card)
+        require_cameras(InputSpec.model_validate(self.inputs), self.path, card)
+
+
+def preparer_of(inputs: InputSpec, card: DatasetCard) -> Preparer:
+    """What makes of a card's pairs what a model with these inputs takes; a baked rig is in the graph already."""
+    return Preparer(inputs, Rig()) if inputs.rig_baked else Preparer(card.inputs(), card.load_rig())
+
+
+def require_classes(mine: Sequence[str], task: str, path: Path, card: DatasetCard) -> None:
+    """Raise DataError where the card's classes for the task are not those that a model was trained on, in order."""
+    classes = card.classes_of(task)
+    if tuple(classes) != tuple(mine):
+        raise DataError(f"{card.path}: classes are {list(classes)}, but {path} was trained on {list(mine)}")
+
+
+def require_cameras(mine: InputSpec, path: Path, card: DatasetCard) -> None:
+    """Raise DataError where the card's pairs have other sizes or another thermal unit than a model takes.
+
+    Args:
+        mine: What the model takes.
+        path: Of the model, for the error.
+        card: Of the pairs.
+    """
+    ours, theirs = _seen(card.inputs()), _seen(mine)
+    if mine.rig_baked:  # it takes the camera's own frames, which a rig may turn by a quarter
+        del ours["thermal_size"]
+    for name, value in ours.items():
+        if value != theirs[name]:
             raise DataError(
-                f"{card.path}: classes are {list(classes)}, but {self.path} was trained on {list(self.classes)}"
+                f"{card.path}: {name} is {value}, but {path} takes {theirs[name]}; use a card of the same cameras"
             )
-        mine = InputSpec.model_validate(self.inputs)
-        ours, theirs = _seen(card.inputs()), _seen(mine)
-        if mine.rig_baked:  # it takes the camera's own frames, which a rig may turn by a quarter
-            del ours["thermal_size"]
-        for name, value in ours.items():
-            if value != theirs[name]:
-                raise DataError(
-                    f"{card.path}: {name} is {value}, but {self.path} takes {theirs[name]}; "
-                    "measure on a card of the same cameras"
-                )
 
 
 def _seen(inputs: InputSpec) -> dict[str, object]:

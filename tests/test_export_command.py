@@ -131,6 +131,27 @@ def test_what_cannot_be_is_one_line_and_the_old_bundle_stays(run, tmp_path, caps
     assert (out / "bundle.json").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.parametrize(
+    ("option", "change", "says"),
+    [
+        ("--data", {"thermal_spec": {"unit": "celsius"}}, "thermal_spec.unit is celsius, but"),
+        ("--calibration", {"thermal_spec": {"unit": "celsius"}}, "thermal_spec.unit is celsius, but"),
+        ("--calibration", {"thermal_spec": {"unit": "counts16", "invalid": 7}}, "thermal_spec.invalid is 7"),
+        ("--data", {"rgb_size": [64, 97]}, "rgb_size is (64, 97), but"),
+        ("--data", {"classes": ["cone", "car", "person", "animal"]}, "classes are ['cone', 'car', 'person', 'animal']"),
+    ],
+)
+def test_a_card_of_other_cameras_or_classes_is_refused(run, card, tmp_path, capsys, option, change, says):
+    other = card.with_name("other.yaml")
+    fields = yaml.safe_load(card.read_text()) | change
+    other.write_text(yaml.safe_dump({key: value for key, value in fields.items() if key != "rig"}))
+    out = tmp_path / "bundle"
+    words = ["--precision", "int8", "--calibration-pairs", "8", option, str(other)]
+    assert main(["export", str(run), "--out", str(out), *words]) == 1
+    said = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
+    assert len(said) == 1 and says in said[0] and str(other) in said[0] and not out.exists()
+
+
 def test_nothing_to_export_or_two_things_at_once(run, capsys):
     assert main(["export"]) == 2 and "name a run's folder" in capsys.readouterr().err
     assert main(["export", str(run), "--inspect", str(run)]) == 2 and "leave out" in capsys.readouterr().err

@@ -40,7 +40,5 @@ def test_degrees_are_degrees_however_files_hold_them():
 @pytest.mark.parametrize("spec", [{"range": (-40, 45)}, {"polarity": "black-hot"}, {"invalid": -500.0}])
 def test_another_scale_is_refused_by_its_field(spec):
     name = next(iter(spec))
-    with pytest.raises(
-        DataError, match=rf"thermal_spec\.{name} is .*, but run takes .*; measure on a card of the same"
-    ):
+    with pytest.raises(DataError, match=rf"thermal_spec\.{name} is .*, but run takes .*; use a card of the same"):
         subject(card()).require_fits(card(**spec))
