@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as pipelines.cli does; torch is not loaded yet
 
 NO_PAIRS, NO_GPU, NO_LITERT = "no real pairs", "no CUDA device", "its converter is not here"
+NO_CPP = "its headers are not here"
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 _SMALL = """
 about: small
@@ -39,13 +40,14 @@ stages:
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Under RGBT_REQUIRE_ALL a test that is skipped for want of a tool fails; real pairs and a GPU are no tools.
 
-    LiteRT's converter lives in an environment of its own; RGBT_NO_LITERT says that it is left out.
+    LiteRT's converter lives in an environment of its own; RGBT_NO_LITERT says that it is left out,
+    and RGBT_NO_CPP that ONNX Runtime's headers, of which the C++ client is built, are to be had nowhere.
     """
     report = yield
     if (
         os.environ.get("RGBT_REQUIRE_ALL")
         and report.skipped
-        and not re.search(f"{NO_PAIRS}|{NO_GPU}|{NO_LITERT}", str(report.longrepr))
+        and not re.search(f"{NO_PAIRS}|{NO_GPU}|{NO_LITERT}|{NO_CPP}", str(report.longrepr))
     ):
         report.outcome, report.longrepr = "failed", f"skipped under RGBT_REQUIRE_ALL: {report.longrepr}"
     return report

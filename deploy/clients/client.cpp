@@ -2,9 +2,10 @@
 //
 //     rgbt_client BUNDLE RGB.jpg THERMAL.png      the answer as JSON; "-" in place of a picture: that sensor is absent
 //
-// It checks the hash of every file first, and does what deploy/README.md says under "Using a bundle without this
-// package". Thermal files must hold the bundle's unit, upright and on RGB's field of view. Not here: replaying
-// golden.npz (client.py does), which in C++ takes a reader of ZIP and .npy such as cnpy.
+// The answer is the one that client.py gives; what is wrong is said in one line, with exit code 1. The hash of every
+// file is checked first; the rest is what deploy/README.md says under "Using a bundle without this package". Thermal
+// files must hold the bundle's unit, upright and on RGB's field of view. Not here: replaying golden.npz (client.py
+// does), which in C++ takes a reader of ZIP and .npy such as cnpy.
 
 #include <onnxruntime_cxx_api.h>
 #include <openssl/evp.h>
@@ -23,6 +24,7 @@
 #include <opencv2/imgproc.hpp>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace fs = std::filesystem;
@@ -34,7 +36,8 @@ constexpr float kLeastScore = 0.3f;
 
 std::string read_file(const fs::path& path) {
   std::ifstream file(path, std::ios::binary);
-  if (!file) throw std::runtime_error(path.string() + ": cannot be read; copy the bundle again");
+  // A folder opens too, and fails only when it is read.
+  if (!file || fs::is_directory(path)) throw std::runtime_error(path.string() + ": not a file that can be read");
   return {std::istreambuf_iterator<char>(file), {}};
 }
 
@@ -70,12 +73,21 @@ json read_info(const fs::path& bundle) {
 
 cv::Mat read_picture(const std::string& path, int flags) {
   if (path == "-") return {};
-  cv::Mat image = cv::imread(path, flags);
+  const std::string content = read_file(path);
+  const cv::Mat bytes(1, int(content.size()), CV_8U, const_cast<char*>(content.data()));
+  const cv::Mat image = content.empty() ? cv::Mat() : cv::imdecode(bytes, flags);
   if (image.empty()) throw std::runtime_error(path + ": not a picture that can be read");
   return image;
 }
 
 cv::Size size_of(const json& height_width) { return {height_width.at(1).get<int>(), height_width.at(0).get<int>()}; }
+
+std::string text(cv::Size size) { return std::to_string(size.width) + "×" + std::to_string(size.height); }
+
+void check_size(const std::string& name, const cv::Mat& image, cv::Size expected) {
+  if (image.size() != expected)
+    throw std::runtime_error(name + " is " + text(image.size()) + ", expected " + text(expected));
+}
 
 // The frame's part of the canvas: top left, one scale for both axes. nearbyint rounds halves to even, as Python does.
 double fit(cv::Size frame, cv::Size canvas, cv::Size& content) {
@@ -108,7 +120,8 @@ struct Feeds {
   cv::Size frame;  // whose pixels the answer is in
 };
 
-Feeds prepare(cv::Mat rgb, cv::Mat thermal, const json& inputs) {
+Feeds prepare(cv::Mat rgb, cv::Mat thermal, const json& info) {
+  const json& inputs = info.at("inputs");
   const json& spec = inputs.at("thermal");
   const std::string unit = spec.at("unit");
   const int type = unit == "intensity8" ? CV_8UC1 : unit == "counts16" ? CV_16UC1 : CV_32FC1;
@@ -118,7 +131,12 @@ Feeds prepare(cv::Mat rgb, cv::Mat thermal, const json& inputs) {
   feeds.present = {rgb.empty() ? 0.f : 1.f, thermal.empty() ? 0.f : 1.f};
   feeds.frame = rgb_size;
   if (rgb.empty() && thermal.empty()) throw std::runtime_error("give a picture of at least one sensor");
-  if (!thermal.empty() && thermal.type() != type) throw std::runtime_error("thermal does not hold unit " + unit);
+  const json& sensors = info.at("sensors");
+  if (sensors.size() == 1 && (sensors[0] == "rgb" ? rgb : thermal).empty())
+    throw std::runtime_error("the model looks at " + sensors[0].get<std::string>() + " alone; give its picture");
+  if (!thermal.empty() && thermal.type() != type)
+    throw std::runtime_error("thermal is " + cv::typeToString(thermal.type()) + ", expected " +
+                             cv::typeToString(type) + " (" + unit + ")");
   if (!rgb.empty()) cv::cvtColor(rgb, rgb, cv::COLOR_BGR2RGB);
   if (!thermal.empty()) move_off_invalid(thermal, spec);
   if (inputs.at("letterbox").get<bool>()) {
@@ -136,12 +154,12 @@ Feeds prepare(cv::Mat rgb, cv::Mat thermal, const json& inputs) {
   }
   feeds.rgb = rgb.empty() ? cv::Mat(rgb_size, CV_8UC3, cv::Scalar::all(0)) : rgb;
   feeds.thermal = thermal.empty() ? cv::Mat(thermal_size, type, cv::Scalar::all(0)) : thermal;
-  if (feeds.rgb.size() != rgb_size || feeds.thermal.size() != thermal_size)
-    throw std::runtime_error("a frame has another size than bundle.json declares");
+  check_size("rgb", feeds.rgb, rgb_size);
+  check_size("thermal", feeds.thermal, thermal_size);
   return feeds;
 }
 
-std::vector<Ort::Value> answer(Ort::Session& session, Feeds& feeds, const std::vector<const char*>& outputs) {
+Ort::Value answer(Ort::Session& session, Feeds& feeds, const std::string& output) {
   const std::array<std::int64_t, 4> rgb_shape{1, feeds.rgb.rows, feeds.rgb.cols, 3};
   const std::array<std::int64_t, 3> thermal_shape{1, feeds.thermal.rows, feeds.thermal.cols};
   const std::array<std::int64_t, 2> present_shape{1, 2};
@@ -155,7 +173,8 @@ std::vector<Ort::Value> answer(Ort::Session& session, Feeds& feeds, const std::v
                                thermal_shape.data(), 3, dtype),
       Ort::Value::CreateTensor<float>(memory, feeds.present.data(), 2, present_shape.data(), 2)};
   const std::array<const char*, 3> names{"rgb", "thermal", "present"};
-  return session.Run(Ort::RunOptions{nullptr}, names.data(), values.data(), 3, outputs.data(), outputs.size());
+  const char* wanted = output.c_str();
+  return std::move(session.Run(Ort::RunOptions{nullptr}, names.data(), values.data(), 3, &wanted, 1).front());
 }
 
 json told(const std::string& name, const Ort::Value& value, const Feeds& feeds, const json& classes) {
@@ -178,7 +197,7 @@ json told(const std::string& name, const Ort::Value& value, const Feeds& feeds, 
     for (std::size_t kind = 0; kind <= classes.size(); ++kind)
       found[kind ? classes.at(kind - 1).get<std::string>() : "background"] =
           cv::countNonZero(shown == double(kind)) / double(shown.total());
-  } else if (name == "probabilities") {
+  } else {
     for (std::size_t kind = 0; kind < classes.size(); ++kind)
       found[classes.at(kind).get<std::string>()] = value.GetTensorData<float>()[kind];
   }
@@ -187,25 +206,25 @@ json told(const std::string& name, const Ort::Value& value, const Feeds& feeds, 
 
 int main(int count, char** words) try {
   if (count != 4) throw std::runtime_error("usage: rgbt_client BUNDLE RGB|- THERMAL|-");
+  if (!OrtGetApiBase()->GetApi(ORT_API_VERSION))
+    throw std::runtime_error(std::string("libonnxruntime ") + OrtGetApiBase()->GetVersionString() +
+                             " is older than the headers that this was built with");
   const fs::path bundle(words[1]);
   const json info = read_info(bundle);
-  Feeds feeds = prepare(read_picture(words[2], cv::IMREAD_COLOR), read_picture(words[3], cv::IMREAD_UNCHANGED),
-                        info.at("inputs"));
+  Feeds feeds = prepare(read_picture(words[2], cv::IMREAD_COLOR), read_picture(words[3], cv::IMREAD_UNCHANGED), info);
   Ort::Env env(ORT_LOGGING_LEVEL_ERROR, "rgbt");
   // For CUDA: options.AppendExecutionProvider_CUDA({}), which throws where it does not load. For int8, open the file
   // that info["variants"]["onnxruntime-int8"]["files"][0] names.
   Ort::SessionOptions options;
   Ort::Session session(env, (bundle / "model.onnx").c_str(), options);
-  std::vector<std::string> names;
-  std::vector<const char*> pointers;
-  for (const auto& [name, output] : info.at("outputs").items()) names.push_back(name);
-  for (const std::string& name : names) pointers.push_back(name.c_str());
-  const std::vector<Ort::Value> answers = answer(session, feeds, pointers);
-  json said;
-  for (std::size_t i = 0; i < names.size(); ++i)
-    if (names[i] != "confidence") said[names[i]] = told(names[i], answers[i], feeds, info.at("classes"));
-  std::cout << said.dump() << std::endl;
+  const std::string task = info.at("task");
+  // Of segment there is 'confidence' too.
+  const std::string name = task == "detect" ? "boxes" : task == "segment" ? "class_map" : "probabilities";
+  std::cout << told(name, answer(session, feeds, name), feeds, info.at("classes")).dump() << std::endl;
   return 0;
+} catch (const json::exception& error) {
+  std::cerr << "rgbt_client: error: " << words[1] << "/bundle.json: " << error.what() << std::endl;
+  return 1;
 } catch (const std::exception& error) {
   std::cerr << "rgbt_client: error: " << error.what() << std::endl;
   return 1;

@@ -29,16 +29,28 @@ Size = tuple[int, int]
 Arrays = dict[str, np.ndarray]
 
 
+def read_file(path: Path) -> bytes:
+    """What the file holds."""
+    if not path.is_file():
+        raise SystemExit(f"{path}: not a file that can be read")
+    return path.read_bytes()
+
+
 def read_info(bundle: Path) -> dict[str, Any]:
     """bundle.json, after the hash of every file held."""
-    raw = (bundle / "bundle.json").read_bytes()
-    info = json.loads(raw)
+    raw = read_file(bundle / "bundle.json")
+    try:
+        info = json.loads(raw)
+    except ValueError as error:
+        raise SystemExit(f"{bundle / 'bundle.json'}: not JSON ({error}); copy the bundle again") from None
+    if not {"schema_version", "files"} <= set(info):
+        raise SystemExit(f"{bundle / 'bundle.json'}: not of a bundle; copy the bundle again")
     if info["schema_version"] > NEWEST_SCHEMA:
         raise SystemExit(f"{bundle}: schema {info['schema_version']} is newer than this client's {NEWEST_SCHEMA}")
     for name, digest in info["files"].items():
         # Its own digest cannot be in what it is taken of: 64 zeros stand there instead.
         own = name == "bundle.json"
-        content = raw.replace(digest.encode(), b"0" * 64) if own else (bundle / name).read_bytes()
+        content = raw.replace(digest.encode(), b"0" * 64) if own else read_file(bundle / name)
         if hashlib.sha256(content).hexdigest() != digest:
             raise SystemExit(f"{bundle / name}: was changed after export; copy the bundle again")
     return info
@@ -83,6 +95,9 @@ def prepare(rgb: np.ndarray | None, thermal: np.ndarray | None, info: dict[str, 
     """Frames as delivered (H×W×3 uint8 in R, G, B; H×W in the unit; either None) → the three inputs, and the scale."""
     inputs, spec = info["inputs"], info["inputs"]["thermal"]
     rgb_size, thermal_size, dtype = tuple(inputs["rgb_size"]), tuple(inputs["thermal_size"]), DTYPES[spec["unit"]]
+    sensors = info["sensors"]
+    if len(sensors) == 1 and (rgb if sensors == ["rgb"] else thermal) is None:
+        raise SystemExit(f"the model looks at {sensors[0]} alone; give its picture")
     if thermal is not None and (thermal.ndim != 2 or thermal.dtype != dtype):
         raise SystemExit(f"thermal is {thermal.dtype} {thermal.shape}, expected H×W of {np.dtype(dtype)}")
     scale = 1.0
@@ -156,7 +171,8 @@ def differences(name: str, expected: np.ndarray, found: np.ndarray) -> dict[str,
 
 def read_picture(path: Path, is_rgb: bool) -> np.ndarray:
     """A file as it is; OpenCV gives B, G, R."""
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR if is_rgb else cv2.IMREAD_UNCHANGED)
+    content = np.frombuffer(read_file(path), np.uint8)
+    image = cv2.imdecode(content, cv2.IMREAD_COLOR if is_rgb else cv2.IMREAD_UNCHANGED) if len(content) else None
     if image is None:
         raise SystemExit(f"{path}: not a picture that can be read")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if is_rgb else image
