@@ -51,9 +51,11 @@ class Bundle:
             return self.info.variants[key]
         if precision in FROM_THE_GRAPH.get(engine, ()):
             return Variant.model_validate({"engine": engine, "precision": precision, "files": (MODEL,)})
+        from export.variants.table import advice  # what can be written concerns this error alone
+
         raise ExportError(
             f"{self.path}: holds no {precision} model for {engine}; it has {', '.join(self.info.variants)}; "
-            f"rgbt export RUN --out {self.path} --target {engine} --precision {precision} writes one"
+            f"{advice(engine, precision, self.path)}"
         )
 
     def choose(self, engines: Sequence[str] | None, precisions: Sequence[str] | None) -> list[Variant]:
@@ -109,7 +111,7 @@ def read_bundle(path: Path) -> Bundle:
     try:
         raw = (path / INFO).read_bytes()
         content = json.loads(raw)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ExportError(f"{path / INFO}: cannot be read ({error}); export the bundle again") from None
     _refuse_newer(path, content)
     try:

@@ -23,6 +23,9 @@ FROM_THE_GRAPH: dict[str, tuple[str, ...]] = {
 }
 """Engine → precisions for which it takes ``model.onnx`` as it is, whether or not they were measured at export."""
 
+DEFAULT_PROVIDERS = {"tensorrt": "cuda"}
+"""Engine → the provider that it computes on where none is asked for, if not the CPU."""
+
 DTYPES = {"intensity8": "uint8", "counts16": "uint16", "celsius": "float32"}
 
 

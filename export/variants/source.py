@@ -3,10 +3,12 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from export.bundle_info import Array, Inputs, Variant
+
+if TYPE_CHECKING:
+    import torch
 
 Run = Callable[[Mapping[str, Array]], dict[str, Array]]
 """Feeds of batch 1 → the answer, each [1, …]."""
@@ -27,7 +29,7 @@ class Metric:
 class Source:
     """The trained model, real pairs to calibrate on, and the task's metric."""
 
-    model: torch.nn.Module
+    model: "torch.nn.Module"
     """On the CPU, in eval mode: ``forward(rgb, thermal, present)`` on raw values."""
     graph: bytes
     """The fp32 graph, as written to model.onnx."""

@@ -1,4 +1,4 @@
-"""Which forms of the model can be written, and by what; each module is imported when it is asked for."""
+"""Which forms of the model can be written, and by what; each module is imported when it is asked for. Torch-free."""
 
 from collections.abc import Iterable
 from importlib import import_module
@@ -72,6 +72,16 @@ def keys(targets: Iterable[str], precisions: Iterable[str]) -> list[str]:
             takers = [engine for engine in engines if precision in _taken(engine)]
             raise ExportError(f"--precision {precision}: taken by {', '.join(takers)}; add one to --target")
     return [f"{target}-{precision}" for target in targets for precision in _taken(target) if precision in precisions]
+
+
+def advice(engine: str, precision: str, out: Path) -> str:
+    """What to type for a form that a bundle lacks."""
+    engines = list(dict.fromkeys(key.rpartition("-")[0] for key in MAKERS))
+    if engine not in engines:
+        return f"no such engine; one of {', '.join(engines)}"
+    if precision not in _taken(engine):
+        return f"{engine} takes {', '.join(_taken(engine))}"
+    return f"rgbt export RUN --out {out} --target {engine} --precision {precision} writes one"
 
 
 def _taken(engine: str) -> list[str]:
