@@ -152,7 +152,9 @@ class Proof(BaseModel):
     parity: dict[str, float]
     """Against PyTorch on the golden pairs: their number, the largest differences, and ``agreement``, 0 to 1."""
     metric: dict[str, float]
-    """The task's main metric on the validation pairs, and ``pairs``; empty where it was not measured."""
+    """The task's main metric on the validation pairs; empty where it was not measured."""
+    metric_pairs: int = 0
+    """On how many of them."""
     size_bytes: int
     """Of the variant's files."""
     p50_ms: float

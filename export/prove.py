@@ -51,6 +51,7 @@ def prove(bundle: Bundle, key: str, metric: Metric | None) -> Proof:
             provider=session.provider,
             parity=parity.as_dict(),
             metric=figure,
+            metric_pairs=metric.pairs if metric else 0,
             size_bytes=sum(path.stat().st_size for path in bundle.files(variant)),
             p50_ms=speed.p50_ms,
             p95_ms=speed.p95_ms,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,13 +14,14 @@ import torch
 from export.any_size import any_size
 from export.bundle import Bundle, read_bundle, write_info
 from export.bundle_info import GOLDEN, INFO, MODEL, Array, BundleInfo, Inputs, Proof
+from export.engines.onnx_runtime import OnnxRuntime
 from export.errors import ExportError
 from export.graph import OPSET, MapSize, export_graph, file_metadata, map_layout, set_map_size
 from export.prove import not_here, prove
 from export.session import Session
 from export.variants.source import Metric, Run, Source
 from export.variants.table import MAKERS
-from export.verify import replay
+from export.verify import compare, replay
 from fusion.folder import atomic_folder
 
 REPORT = "report.html"
@@ -92,9 +93,8 @@ def export_bundle(
     Raises:
         ExportError: the model cannot become a graph, or the engine answers otherwise than PyTorch.
     """
-    description = Inputs.model_validate(inputs)
+    description, forms = Inputs.model_validate(inputs), forms or Forms()
     _check_golden(golden, description)
-    forms = forms or Forms()
     model = copy.deepcopy(model).cpu().eval()
     if forms.map_size != "camera":
         set_map_size(model, forms.map_size)
@@ -115,8 +115,8 @@ def export_bundle(
     metadata = file_metadata(task, classes, sensors, description)
     with atomic_folder(out, marker=INFO) as folder:
         graph = _write_graphs(folder, model, description, metadata, forms)
-        arrays: dict[str, Any] = {**feeds, **answers}
-        np.savez_compressed(folder / GOLDEN, allow_pickle=False, **arrays)
+        np.savez_compressed(folder / GOLDEN, allow_pickle=False, **cast("dict[str, Any]", {**feeds, **answers}))
+        _check_any_size(folder / ANY_SIZE, feeds, answers)
         fields |= _variants(forms, _source(model, graph, description, task, forms), folder)
         write_info(folder, {**fields, "parity": {}})
         _prove(folder, fields, forms)
@@ -133,6 +133,17 @@ def _write_graphs(
         whole = export_graph(any_size(model, inputs), inputs, forms.opset, metadata, any_size=True)
         (folder / ANY_SIZE).write_bytes(whole)
     return graph
+
+
+def _check_any_size(graph: Path, feeds: Mapping[str, Array], answers: Mapping[str, Array]) -> None:
+    """Refuse a graph of any size that answers the golden pairs otherwise than PyTorch; there may be none."""
+    if not graph.is_file():
+        return
+    engine = OnnxRuntime(graph)
+    parity = compare(answers, engine.run(feeds))
+    engine.close()
+    if not parity.holds:
+        raise ExportError(f"{ANY_SIZE} answers otherwise than PyTorch, so no bundle was written: {parity}")
 
 
 def _source(model: torch.nn.Module, graph: bytes, inputs: Inputs, task: str, forms: Forms) -> Source:

@@ -10,6 +10,7 @@ from export.engines.onnx_runtime import OnnxRuntime
 from export.errors import ExportError
 from export.graph import export_graph, set_map_size
 from export.verify import compare
+from export.write import ANY_SIZE, Forms, export_bundle
 from fusion.model import FusionModel
 from fusion.model_config import Head
 
@@ -50,6 +51,25 @@ def test_answers_at_other_sizes(tiny_model, kind):
             assert found["class_map"].shape == (2, *rgb)
     own = feeds_of(*SIZES[0])  # the size that the model itself is for
     assert compare(asked(model, own), asked(free, own)).holds
+
+
+def test_a_bundle_gets_it_only_where_it_answers_as_pytorch(tiny_model, golden_pairs, tmp_path, monkeypatch):
+    def export():
+        config, forms = tiny_model.config, Forms(any_size=True)
+        return export_bundle(
+            tiny_model, config.inputs, config.classes, config.sensors, golden_pairs, {}, "a" * 64, tmp_path / "bundle",
+            forms=forms,
+        )  # fmt: skip
+
+    def of_another_model(model, inputs):
+        return any_size(with_head(model, "detect"), inputs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("export.write.any_size", of_another_model)
+        with pytest.raises(ExportError, match=r"model\.any-size\.onnx answers otherwise than PyTorch"):
+            export()
+        assert not list(tmp_path.iterdir())
+    assert (export().path / ANY_SIZE).is_file()
 
 
 def test_what_is_of_one_size_is_refused(tiny_model):

@@ -100,10 +100,11 @@ def test_the_proof_lies_in_the_bundle(bundle, task):
     assert {key.rpartition("-")[0] for key in bundle.info.proofs} == set(HERE)
     for proof in bundle.info.proofs.values():
         assert proof.parity["pairs"] == 5 and proof.size_bytes > 0 and len(proof.metric) == 1
+        assert proof.metric_pairs == 3
         assert 0 < proof.p50_ms <= proof.p95_ms <= proof.p99_ms and proof.machine["cpu"]
     page = (bundle.path / REPORT).read_text()
     assert all(key in page for key in bundle.info.proofs) and "<svg" in page
-    assert REPORT in bundle.info.files
+    assert REPORT in bundle.info.files and "3 pairs" in page
 
 
 def test_verify_replays_all_and_prints_the_proof(bundle, capfd):

@@ -27,8 +27,10 @@ def bundle_page(info: BundleInfo) -> str:
 def _facts(info: BundleInfo) -> dict[str, str]:
     here = next(iter(info.proofs.values())).machine
     size = ", ".join(f"{name} {'×'.join(map(str, shape))}" for name, shape in info.inputs.shapes().items())
+    measured = max(proof.metric_pairs for proof in info.proofs.values())
     return {
         "inputs": f"{size}; thermal in {info.inputs.thermal.unit}",
+        **({"validation": f"{measured} pairs"} if measured else {}),
         "machine": f"{here['cpu']}, {here['cores']} cores, {here['system']}",
         "engines": ", ".join(f"{name} {here[name]}" for name in _PACKAGES if name in here),
     }
