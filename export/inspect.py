@@ -128,7 +128,9 @@ def _verdict(engine: str, facts: GraphFacts) -> dict[str, Any]:
 
 def _facts(model: "onnx.ModelProto", inputs: list[dict[str, Any]], operators: dict[str, int], opset: int) -> GraphFacts:
     constants = _constants(model)
-    topk = [constants.get(node.input[1]) for node in _nodes(model.graph) if node.op_type == "TopK"]
+    topk = [
+        constants.get(node.input[1]) for node in _nodes(model.graph) if node.op_type == "TopK" and len(node.input) > 1
+    ]
     zeros = [
         constants.get(node.input[2])
         for node in _nodes(model.graph)
@@ -250,7 +252,8 @@ def _shapes(model: "onnx.ModelProto") -> dict[str, list[int]]:
 
     fixed = onnx.ModelProto()
     fixed.CopyFrom(model)
-    batches = {value.type.tensor_type.shape.dim[0].dim_param for value in fixed.graph.input} - {""}
+    firsts = [value.type.tensor_type.shape.dim[:1] for value in fixed.graph.input]  # a scalar has none
+    batches = {dim.dim_param for first in firsts for dim in first} - {""}
     for value in (*fixed.graph.input, *fixed.graph.output):
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param in batches:

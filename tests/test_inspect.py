@@ -127,6 +127,13 @@ def test_a_large_topk_is_not_for_tensorrt(tmp_path):
     assert inspect(path)["engines"]["tensorrt"]["why"] == ["TopK of 4000: at most 3840"]
 
 
+def test_scalars_and_an_old_topk_are_described_too(tmp_path):
+    nodes = [helper.make_node("Mul", ["x", "factor"], ["z"]), helper.make_node("TopK", ["z"], ["y", "at"], k=4)]
+    outputs = [("y", FLOAT, ["b", 4]), ("at", TensorProto.INT64, ["b", 4])]
+    found = inspect(saved(tmp_path, nodes, [("x", FLOAT, ["b", 9]), ("factor", FLOAT, [])], outputs, {}, opset=9))
+    assert [value["shape"] for value in found["inputs"]] == [["b", 9], []] and found["operators"]["TopK"] == 1
+
+
 def test_a_bundle_and_its_text(tiny_bundle):
     found = inspect(tiny_bundle)
     assert [value["name"] for value in found["inputs"]] == ["rgb", "thermal", "present"]

@@ -15,8 +15,8 @@ from export.accuracy_control import control
 from export.engines.onnx_runtime import OnnxRuntime
 from export.errors import ExportError
 from export.regions import regions
-from export.variants.int8 import LEAST_PAIRS, Quantiser, make, quantise, quantise_with_control
-from export.variants.source import Source
+from export.variants.int8 import Quantiser, make, quantise, quantise_with_control
+from export.variants.source import LEAST_PAIRS, Source
 
 LAYERS = [f"conv{i}" for i in range(8)]
 

@@ -162,9 +162,9 @@ def plan_for(trt: Any, runtime: Any, graph: Path, spec: PlanSpec, say: Say) -> t
     plan = build(trt, content, spec)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(plan)
-        Path(file.name).replace(path)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # on a full disk nothing stays behind
+            (Path(folder) / path.name).write_bytes(plan)
+            (Path(folder) / path.name).replace(path)
     except OSError as error:
         reason = error.strerror or str(error)
         raise ExportError(f"{path.parent}: cannot keep the plan ({reason}); set RGBT_CACHE to a folder") from None

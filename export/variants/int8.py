@@ -25,12 +25,9 @@ from export.engines.onnx_runtime import OnnxRuntime
 from export.errors import ExportError
 from export.regions import LAYERS, name_nodes, regions, tail_layers
 from export.variants.layer_error import worst_first
-from export.variants.source import Source
+from export.variants.source import LEAST_PAIRS, Source
 
 MODEL = "model.int8.onnx"
-
-LEAST_PAIRS = 8
-"""Fewer pairs than this say too little about the range of a layer."""
 
 _ERROR_PAIRS = 4
 

@@ -21,10 +21,7 @@ from export.bundle_info import Array, Variant
 from export.engines.open_vino import OpenVino, Request, output_names, shared
 from export.engines.open_vino_regions import LAYERS, head_maps, regions
 from export.errors import ExportError
-from export.variants.source import Source
-
-FEWEST_PAIRS = 8
-"""Fewer say too little about the ranges inside a network."""
+from export.variants.source import LEAST_PAIRS, Source
 
 FILES = ("openvino/int8.xml", "openvino/int8.bin")
 
@@ -39,9 +36,9 @@ def make(source: Source, folder: Path) -> Variant:
     Raises:
         ExportError: NNCF is missing, there are too few pairs to calibrate on, or the loss stays above ``max_drop``.
     """
-    if len(source.calibration) < FEWEST_PAIRS:
+    if len(source.calibration) < LEAST_PAIRS:
         raise ExportError(
-            f"int8 for OpenVINO is calibrated on {len(source.calibration)} pairs, expected at least {FEWEST_PAIRS}; "
+            f"int8 for OpenVINO is calibrated on {len(source.calibration)} pairs, expected at least {LEAST_PAIRS}; "
             "give a card with more pairs, drawn over day and night"
         )
     nncf, openvino = _import()
@@ -102,10 +99,12 @@ class Control:
         fp32, naive, limit = self.metrics[0], self.metrics[1], self._source.max_drop
         if 100 * (fp32 - metric) <= limit and 2 * floats <= layers:
             return
+        tried = ", ".join(f"{trial:.4f}" for trial in self.metrics[1:])
         raise ExportError(
             f"int8 for OpenVINO loses {100 * (fp32 - naive):.2f} points with all {layers} layers in int8 and "
             f"{100 * (fp32 - metric):.2f} with {floats} of them in float; --max-drop allows {limit:g}: raise it, "
-            "calibrate on more pairs, or ship fp32 or bf16"
+            f"calibrate on more pairs, or ship fp32 or bf16 (the metric is {fp32:.4f} in fp32; tried, with ever more "
+            f"layers in float: {tried})"
         )
 
     def _answer(self, request: Request, feeds: Mapping[str, Array]) -> dict[str, Array]:

@@ -10,6 +10,9 @@ from export.bundle_info import Array, Inputs, Variant
 if TYPE_CHECKING:
     import torch
 
+LEAST_PAIRS = 8
+"""Fewer calibration pairs than this say too little about the range of a layer."""
+
 Run = Callable[[Mapping[str, Array]], dict[str, Array]]
 """Feeds of batch 1 → the answer, each [1, …]."""
 
