@@ -20,7 +20,7 @@ from export.graph import OPSET, MapSize, export_graph, file_metadata, map_layout
 from export.prove import not_here, prove
 from export.session import Session
 from export.variants.source import Metric, Run, Source
-from export.variants.table import MAKERS
+from export.variants.table import MAKERS, require
 from export.verify import compare, replay
 from fusion.folder import atomic_folder
 
@@ -91,10 +91,11 @@ def export_bundle(
         forms: Other engines and precisions; None: ONNX Runtime at fp32 alone, neither evaluated nor timed.
 
     Raises:
-        ExportError: the model cannot become a graph, or the engine answers otherwise than PyTorch.
+        ExportError: the model cannot become a graph, a converter or engine is missing, or one answers otherwise.
     """
     description, forms = Inputs.model_validate(inputs), forms or Forms()
     _check_golden(golden, description)
+    require(forms.keys)
     model = copy.deepcopy(model).cpu().eval()
     if forms.map_size != "camera":
         set_map_size(model, forms.map_size)
@@ -112,9 +113,8 @@ def export_bundle(
         "metrics": dict(metrics),
         "created_with": _versions(),
     }
-    metadata = file_metadata(task, classes, sensors, description)
     with atomic_folder(out, marker=INFO) as folder:
-        graph = _write_graphs(folder, model, description, metadata, forms)
+        graph = _write_graphs(folder, model, description, file_metadata(task, classes, sensors, description), forms)
         np.savez_compressed(folder / GOLDEN, allow_pickle=False, **cast("dict[str, Any]", {**feeds, **answers}))
         _check_any_size(folder / ANY_SIZE, feeds, answers)
         fields |= _variants(forms, _source(model, graph, description, task, forms), folder)

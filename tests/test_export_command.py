@@ -1,7 +1,9 @@
 """``rgbt export`` with its options, from a run on a card whose rig turns and moves thermal."""
 
+import importlib.util
 import json
 import shutil
+import sys
 
 import numpy as np
 import onnxruntime
@@ -150,6 +152,33 @@ def test_a_card_of_other_cameras_or_classes_is_refused(run, card, tmp_path, caps
     assert main(["export", str(run), "--out", str(out), *words]) == 1
     said = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
     assert len(said) == 1 and says in said[0] and str(other) in said[0] and not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("target", "precision", "missing", "says"),
+    [
+        ("litert", "fp32", None, "LiteRT's converter wants an environment of its own"),
+        ("ncnn", "fp16", "pnnx", "pip install 'rgbt-fusion[ncnn-export]'"),
+        ("ncnn", "fp32", "ncnn", "pip install 'rgbt-fusion[ncnn]'"),
+        ("openvino", "int8", "nncf", "pip install 'rgbt-fusion[openvino-int8]'"),
+        ("coreml", "fp32", "coremltools", "pip install coremltools"),
+    ],
+)
+def test_what_is_not_installed_is_said_before_anything_is_written(
+    run, tmp_path, monkeypatch, capsys, target, precision, missing, says
+):
+    monkeypatch.delenv("RGBT_LITERT_PYTHON", raising=False)
+    find = importlib.util.find_spec
+    for module in ("importlib.util", "export.variants.table"):
+        monkeypatch.setattr(
+            f"{module}.find_spec", lambda name: None if name in (missing, "litert_torch") else find(name)
+        )
+    if missing:
+        monkeypatch.setitem(sys.modules, missing, None)
+    words = ["--target", "onnxruntime", target, "--precision", "fp32", precision, "--calibration-pairs", "8"]
+    assert main(["export", str(run), "--out", str(tmp_path / "bundle"), *dict.fromkeys(words)]) == 1
+    error = capsys.readouterr().err
+    assert says in error and "writing" not in error and not list(tmp_path.iterdir())
 
 
 def test_nothing_to_export_or_two_things_at_once(run, capsys):

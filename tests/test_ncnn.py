@@ -101,7 +101,7 @@ def test_an_operator_that_ncnn_lacks_is_named(dense_source):
 def test_a_failing_converter_is_one_line_and_leaves_nothing(dense_source, monkeypatch, tmp_path):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temp"))
     (tmp_path / "temp").mkdir()
-    monkeypatch.setattr(maker, "_pnnx", lambda: shutil.which("false"))
+    monkeypatch.setattr(maker, "converter", lambda: shutil.which("false"))
     with pytest.raises(ExportError, match="pnnx fails with code 1") as error:
         maker.make_fp32(dense_source("classify"), tmp_path / "bundle")
     assert "\n" not in str(error.value)

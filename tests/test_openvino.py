@@ -286,7 +286,7 @@ assert not {"openvino", "torch"} & set(sys.modules)
 import export.variants.openvino_int8 as variant
 assert not {"openvino", "nncf"} & set(sys.modules)
 before = sys.modules.get("openvino_telemetry")
-nncf, _ = variant._import()
+nncf, _ = variant.converter()
 from nncf.telemetry.decorator import telemetry
 from nncf.telemetry.wrapper import NNCFTelemetryStub
 assert isinstance(telemetry, NNCFTelemetryStub), telemetry

@@ -35,7 +35,7 @@ def make(source: Source, folder: Path) -> Variant:
     Raises:
         ExportError: coremltools is not installed, or cannot convert the model.
     """
-    coremltools = _load()
+    coremltools = converter()
     feeds = {name: torch.from_numpy(array).float() for name, array in source.inputs.zeros(1).items()}
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the tracer warns about sizes that are fixed here
@@ -62,7 +62,8 @@ def make(source: Source, folder: Path) -> Variant:
     return Variant.model_validate({"engine": "coreml", "precision": "fp32", "files": files, "notes": (NOTE,)})
 
 
-def _load() -> Any:  # noqa: ANN401 - untyped library
+def converter() -> Any:  # noqa: ANN401 - untyped library
+    """Import coremltools; ExportError says how to get it."""
     try:
         return import_module("coremltools")
     except ImportError as error:

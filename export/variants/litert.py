@@ -47,7 +47,7 @@ def make_fp16(source: Source, folder: Path) -> Variant:
 
 def _write(source: Source, folder: Path, wanted: str) -> None:
     """Convert in a temporary folder; a file of fp32 that the bundle has already is not made again."""
-    python = _python()
+    python = converter()
     with tempfile.TemporaryDirectory(prefix="rgbt-litert-") as name:
         place = Path(name)
         made = {SINGLE: place / "single.tflite", HALF: place / "half.tflite"}
@@ -59,8 +59,8 @@ def _write(source: Source, folder: Path, wanted: str) -> None:
         (folder / wanted).write_bytes(made[wanted].read_bytes())
 
 
-def _python() -> str:
-    """The interpreter that has litert-torch: the one that is named, or this one."""
+def converter() -> str:
+    """The interpreter that has litert-torch, the one that is named or this one; ExportError says how to get it."""
     named = os.environ.get(PYTHON)
     if named:  # it is started from another folder; not resolved: a link is what makes an environment of it
         return str(Path(named).absolute()) if Path(named).exists() else named

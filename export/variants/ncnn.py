@@ -51,7 +51,7 @@ def _make(source: Source, folder: Path, precision: str, notes: tuple[str, ...]) 
 
 def _converted(network: DenseModel, spec: DenseSpec) -> tuple[str, bytes]:
     """NCNN's text and weights of a network, its inputs and outputs named as the spec says."""
-    program = _pnnx()
+    program = converter()
     example = tuple(torch.zeros(shape) for shape in spec.inputs.values())
     with tempfile.TemporaryDirectory(prefix="rgbt-pnnx-") as name:
         place = Path(name)
@@ -65,7 +65,8 @@ def _converted(network: DenseModel, spec: DenseSpec) -> tuple[str, bytes]:
         return _named(param, spec), (place / "ncnn.bin").read_bytes()
 
 
-def _pnnx() -> str:
+def converter() -> str:
+    """Where pnnx lies; ExportError says how to get it."""
     found = importlib.util.find_spec("pnnx")  # not imported: the package imports more than we need
     if found is None or found.origin is None:
         raise ExportError("NCNN's converter pnnx is not installed; pip install 'rgbt-fusion[ncnn-export]'")

@@ -41,7 +41,7 @@ def make(source: Source, folder: Path) -> Variant:
             f"int8 for OpenVINO is calibrated on {len(source.calibration)} pairs, expected at least {LEAST_PAIRS}; "
             "give a card with more pairs, drawn over day and night"
         )
-    nncf, openvino = _import()
+    nncf, openvino = converter()
     model = openvino.Core().read_model(io.BytesIO(source.graph))
     source.progress(f"OpenVINO int8: calibrating on {len(source.calibration)} pairs")
     with _quiet(nncf, source) as heard:
@@ -177,8 +177,12 @@ def _metric_of(path: Path, source: Source) -> float:
     return metric
 
 
-def _import() -> tuple[ModuleType, ModuleType]:
-    """Import NNCF without its telemetry, which would report each call over the network."""
+def converter() -> tuple[ModuleType, ModuleType]:
+    """Import NNCF, without its telemetry, which would report each call over the network, and OpenVINO.
+
+    Raises:
+        ExportError: one of them is not installed.
+    """
     before = logging.getLoggerClass()
     try:
         import openvino

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 from export.bundle_info import MODEL, Variant
@@ -49,6 +50,24 @@ MAKERS: dict[str, Maker] = {
     "litert-fp16": _by("litert", "make_fp16"),
 }
 """``ENGINE-PRECISION`` → what writes it."""
+
+
+_CONVERTERS = {"openvino-int8": "openvino_int8", "coreml-fp32": "coreml"}
+_CONVERTERS |= {f"{engine}-{precision}": engine for engine in ("ncnn", "litert") for precision in ("fp32", "fp16")}
+"""``ENGINE-PRECISION`` → the module whose ``converter()`` says whether what writes it is installed."""
+
+_RUNTIMES = {"openvino": "openvino", "ncnn": "ncnn", "litert": "ai_edge_litert"}
+"""Engine that measures what was written → the module that it needs."""
+
+
+def require(keys: Iterable[str]) -> None:
+    """Raise ExportError where something to write or to measure one of these with is missing: before hours of work."""
+    for key in keys:
+        engine = key.rpartition("-")[0]
+        if engine in _RUNTIMES and find_spec(_RUNTIMES[engine]) is None:
+            raise ExportError(f"{key}: {_RUNTIMES[engine]} is not installed; pip install 'rgbt-fusion[{engine}]'")
+        if key in _CONVERTERS:
+            import_module(f"export.variants.{_CONVERTERS[key]}").converter()
 
 
 def keys(targets: Iterable[str], precisions: Iterable[str]) -> list[str]:
