@@ -35,6 +35,13 @@ class Histogram:
                 return 0.0 if index == 0 else min(self.largest, _SMALLEST * math.exp((index - 1) * _STEP))
         raise AssertionError("bins hold every value")
 
+    def with_those_of(self, other: "Histogram") -> "Histogram":
+        """Return a new one that holds the values of both."""
+        both = Histogram()
+        both.count, both.largest = self.count + other.count, max(self.largest, other.largest)
+        both._bins = self._bins + other._bins
+        return both
+
     def as_dict(self) -> dict[str, float | None]:
         """p50, p95, p99 and the largest, None before the first value."""
         points = {f"p{percent}": self.percentile(percent) for percent in (50, 95, 99)}
