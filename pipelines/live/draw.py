@@ -39,29 +39,31 @@ class Composer:
     def __call__(self, pair: Pair, prepared: Prepared, answer: Answer) -> NDArray[np.uint8]:
         """Return H×2W×3 uint8 (R, G, B), RGB left and thermal right, height and width even."""
         if self._last is None or self._last[0] is not answer:
-            panel = self._panel = self._panel or _panel(answer.size)
-            rgb = _blank(panel, "no RGB") if pair.rgb is None else _fill(pair.rgb.image, panel)
+            panel = self._panel = self._panel or panel_size(answer.size)
+            rgb = blank_panel(panel, "no RGB") if pair.rgb is None else fill_panel(pair.rgb.image, panel)
             if pair.thermal is None:
-                thermal = _blank(panel, "no thermal")
+                thermal = blank_panel(panel, "no thermal")
             else:
-                thermal = _fill(self._false_colour(prepared, answer), panel)
+                spec = self._inputs.thermal
+                thermal = fill_panel(false_colour(seen_by_thermal(self._inputs, prepared, answer), spec.invalid), panel)
             for view in (rgb, thermal):
                 draw_answer(view, answer, self._classes)
             self._last = answer, np.hstack((rgb, thermal))
         return self._last[1]
 
-    def _false_colour(self, prepared: Prepared, answer: Answer) -> NDArray[np.uint8]:
-        thermal = prepared.thermal
-        if self._inputs.letterbox:
-            height, width = fit(answer.size, self._inputs.rgb_size)[1]
-            thermal = thermal[:height, :width]
-        return false_colour(thermal, self._inputs.thermal.invalid)
+
+def seen_by_thermal(inputs: InputSpec, prepared: Prepared, answer: Answer) -> Image:
+    """H×W thermal as the model took it, over exactly the field of view of the delivered RGB frame."""
+    if not inputs.letterbox:
+        return prepared.thermal
+    height, width = fit(answer.size, inputs.rgb_size)[1]
+    return prepared.thermal[:height, :width]
 
 
-def false_colour(thermal: Image, invalid: float) -> NDArray[np.uint8]:
-    """H×W thermal of any unit as H×W×3 uint8 (R, G, B), black to yellow over its valid range."""
+def false_colour(thermal: Image, invalid: float, span: tuple[float, float] | None = None) -> NDArray[np.uint8]:
+    """H×W thermal of any unit as H×W×3 uint8 (R, G, B), black to yellow over ``span``, or over its valid range."""
     valid = thermal != invalid
-    low, high, _, _ = cv2.minMaxLoc(thermal, valid.view(np.uint8))
+    low, high = span or cv2.minMaxLoc(thermal, valid.view(np.uint8))[:2]
     gain = 255.0 / max(high - low, 1e-6)
     grey = np.clip((thermal - np.float32(low)) * np.float32(gain), 0, 255).astype(np.uint8)
     coloured: Any = cv2.cvtColor(cv2.applyColorMap(grey, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
@@ -136,19 +138,22 @@ def _tag(image: NDArray[np.uint8], text: str, at: tuple[int, int], colour: tuple
     cv2.putText(image, text, (left + 1, base), _FONT, size, _INK, 1, cv2.LINE_AA)
 
 
-def _panel(size: tuple[int, int]) -> tuple[int, int]:
+def panel_size(size: tuple[int, int]) -> tuple[int, int]:
+    """Height, width of the picture of a frame of that size: 360 to 540 high, both even."""
     scale = min(max(size[0], _SHORTEST), _TALLEST) / size[0]
     return max(2, round(size[0] * scale / 2) * 2), max(2, round(size[1] * scale / 2) * 2)
 
 
-def _fill(image: Image, panel: tuple[int, int]) -> NDArray[np.uint8]:
+def fill_panel(image: Image, panel: tuple[int, int]) -> NDArray[np.uint8]:
+    """Scale H×W×3 uint8 onto a panel (height, width); always a copy, to be drawn on."""
     if image.shape[:2] == panel:
         return image.copy()
     how = cv2.INTER_AREA if image.shape[0] >= 2 * panel[0] else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(image, (panel[1], panel[0]), interpolation=how), np.uint8)
 
 
-def _blank(panel: tuple[int, int], text: str) -> NDArray[np.uint8]:
+def blank_panel(panel: tuple[int, int], text: str) -> NDArray[np.uint8]:
+    """A dark panel (height, width) that says what is missing."""
     view = np.full((*panel, 3), 24, np.uint8)
     cv2.putText(view, text, (12, panel[0] // 2), _FONT, 0.7, (150, 150, 150), 1, cv2.LINE_AA)
     return view
