@@ -1,0 +1,65 @@
+"""Who may look: a token, exchanged for a cookie."""
+
+import hashlib
+import hmac
+import secrets
+from http.cookies import CookieError, SimpleCookie
+
+from data.errors import DataError
+from pipelines.live.web.address import is_loopback
+
+_SHORTEST = 8
+_AGE_S = 30 * 24 * 3600
+
+
+class Access:
+    """Compares tokens in constant time, and makes the cookie that stands for one.
+
+    The cookie is derived from the token (and does not tell it): a browser that was let in stays so when the
+    pipeline is restarted with the same token.
+
+    Args:
+        token: The secret; None lets everybody in.
+        port: Cookies are shared by all ports of a host, so that it is part of the cookie's name.
+    """
+
+    def __init__(self, token: str | None, port: int) -> None:
+        self.token = token
+        self._cookie = f"rgbt_live_{port}"
+        self._value = "" if token is None else hmac.new(token.encode(), b"rgbt live page", hashlib.sha256).hexdigest()
+
+    def takes(self, token: str) -> bool:
+        """Whether this is the token."""
+        return self.token is not None and hmac.compare_digest(token.encode(), self.token.encode())
+
+    def admits(self, cookies: str | None, authorization: str | None) -> bool:
+        """Whether a request's Cookie or Authorization header (``Bearer TOKEN``) lets it in."""
+        if self.token is None:
+            return True
+        scheme, _, given = (authorization or "").partition(" ")
+        if scheme.lower() == "bearer" and self.takes(given.strip()):
+            return True
+        jar = SimpleCookie()
+        try:
+            jar.load(cookies or "")
+        except CookieError:
+            return False
+        morsel = jar.get(self._cookie)
+        return morsel is not None and hmac.compare_digest(morsel.value.encode(), self._value.encode())
+
+    def cookie(self) -> str:
+        """The Set-Cookie header for a browser that showed the token."""
+        return f"{self._cookie}={self._value}; Path=/; Max-Age={_AGE_S}; HttpOnly; SameSite=Strict"
+
+
+def agreed_token(host: str, token: str | None) -> str | None:
+    """The token that a server at ``host`` asks for: the given one, or a new one where others can reach it.
+
+    Raises:
+        DataError: the given one is too short.
+    """
+    if token is None:
+        return None if is_loopback(host) else secrets.token_urlsafe(24)
+    if len(token) < _SHORTEST or not token.isascii() or not token.isprintable():
+        raise DataError(f"--token: give at least {_SHORTEST} printable ASCII characters, or leave it out for a new one")
+    return token

@@ -1,0 +1,19 @@
+"""What the page needs of a running pipeline."""
+
+from typing import Any, Protocol
+
+from pipelines.live.state import Latest
+
+
+class Viewed(Protocol):
+    """A pipelines.live.state.LiveState, or a double of it; asked from any thread."""
+
+    @property
+    def latest(self) -> Latest | None:
+        """The newest answer with its pair; None before the first."""
+
+    def wait(self, index: int, timeout_s: float) -> Latest | None:
+        """Wait for an answer of a higher index; None when none came in time."""
+
+    def snapshot(self) -> dict[str, Any]:
+        """Figures, as LiveState describes them."""
