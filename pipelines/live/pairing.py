@@ -35,7 +35,7 @@ def default_max_skew_ns(*periods_ns: int | None) -> int:
 
 
 class Pairer:
-    """Pairs frames that are nearest in time; buffers two frames of each sensor at most.
+    """Pairs frames of recordings that are nearest in time; buffers two frames of each sensor at most.
 
     Each frame is used at most once (unless held) and order is kept. RGB sets the pace: an RGB frame without a
     partner goes on alone; a thermal frame without one is dropped where a nearer one served the RGB frame beside
@@ -53,6 +53,15 @@ class Pairer:
         self._ended: set[Sensor] = set()
         self._last_served: dict[Sensor, int | None] = {"rgb": None, "thermal": None}
         self._held_is_used = False
+
+    @property
+    def max_skew_ns(self) -> int:
+        """Largest difference of capture times within a pair."""
+        return self.rules.max_skew_ns
+
+    def period_ns(self, sensor: Sensor) -> int | None:
+        """Time between two frames of a sensor, where it is known."""
+        return self.rules.rgb_period_ns if sensor == "rgb" else None
 
     def push(self, sensor: Sensor, frame: Frame) -> None:
         """Take the next frame of a sensor; one that is not newer than the last is dropped and counted."""
@@ -73,7 +82,7 @@ class Pairer:
         """Return the next pair, or the sensor whose next frame decides it, or None when both have ended."""
         try:
             return self._next_held(self.rules.hold) if self.rules.hold else self._next()
-        except _NeedsFrameError as need:
+        except NeedsFrameError as need:
             return need.sensor
 
     def _next(self) -> Pair | None:
@@ -84,11 +93,11 @@ class Pairer:
             if thermal is None:
                 return self._alone("rgb")
             gap = None if rgb is None else thermal.time_ns - rgb.time_ns
-            if gap is None or gap < -self.rules.max_skew_ns or (gap < 0 and self._is_displaced("thermal")):
+            if gap is None or gap < -self.max_skew_ns or (gap < 0 and self._is_displaced("thermal")):
                 lone = self._leave("thermal")
                 if lone is not None:
                     return lone
-            elif gap > self.rules.max_skew_ns or (gap > 0 and self._is_displaced("rgb")):
+            elif gap > self.max_skew_ns or (gap > 0 and self._is_displaced("rgb")):
                 return self._alone("rgb")
             else:
                 return self._count(Pair(self._pop("rgb"), self._pop("thermal")))
@@ -96,11 +105,11 @@ class Pairer:
     def _is_displaced(self, sensor: Sensor) -> bool:
         """True when the frame after this sensor's first suits the other's first better, and no other one more."""
         first, partner = self._buffer[sensor][0], self._buffer[OTHER[sensor]][0]
-        after = self._peek(sensor, 1)
-        if after is None or _distance(after, partner) >= _distance(first, partner):
+        after = self._peek_after(sensor, partner)
+        if after is None or distance(after, partner) >= distance(first, partner):
             return False
         rival = self._peek(OTHER[sensor], 1)
-        return rival is None or _distance(after, rival) >= _distance(after, partner)
+        return rival is None or distance(after, rival) >= distance(after, partner)
 
     def _next_held(self, held: Sensor) -> Pair | None:
         """As ``_next``, but the held sensor's first frame stays until its next one is nearer."""
@@ -115,7 +124,7 @@ class Pairer:
                 lone = self._release(held)
                 if lone is not None:
                     return lone
-            elif _distance(kept, frame) > self.rules.max_skew_ns:
+            elif distance(kept, frame) > self.max_skew_ns:
                 return self._alone(pace)
             else:
                 self._held_is_used = True
@@ -127,10 +136,10 @@ class Pairer:
         kept = self._buffer[held][0]
         if kept.time_ns >= frame.time_ns:
             return False
-        if not self._held_is_used and _distance(kept, frame) > self.rules.max_skew_ns:
+        if not self._held_is_used and distance(kept, frame) > self.max_skew_ns:
             return True
-        after = self._peek(held, 1)
-        return after is not None and _distance(after, frame) < _distance(kept, frame)
+        after = self._peek_after(held, frame)
+        return after is not None and distance(after, frame) < distance(kept, frame)
 
     def _release(self, held: Sensor) -> Pair | None:
         used, self._held_is_used = self._held_is_used, False
@@ -142,9 +151,9 @@ class Pairer:
     def _leave(self, sensor: Sensor) -> Pair | None:
         """Drop the first frame of ``sensor``, or let it go on alone where the other sensor is silent."""
         time_ns, other = self._buffer[sensor][0].time_ns, OTHER[sensor]
-        silence_ns = self.rules.max_skew_ns
-        if other == "rgb" and self.rules.rgb_period_ns:
-            silence_ns = max(silence_ns, self.rules.rgb_period_ns // 2 + _TICK_NS)
+        silence_ns, rgb_period_ns = self.max_skew_ns, self.period_ns("rgb")
+        if other == "rgb" and rgb_period_ns:
+            silence_ns = max(silence_ns, rgb_period_ns // 2 + _TICK_NS)
         ahead = self._buffer[other][0].time_ns if self._buffer[other] else None
         if any(t is not None and abs(t - time_ns) <= silence_ns for t in (self._last_served[other], ahead)):
             self._pop(sensor)
@@ -167,7 +176,12 @@ class Pairer:
             return self._buffer[sensor][index]
         if sensor in self._ended:
             return None
-        raise _NeedsFrameError(sensor)
+        raise NeedsFrameError(sensor)
+
+    def _peek_after(self, sensor: Sensor, partner: Frame) -> Frame | None:
+        """The second frame in waiting, which may suit ``partner`` better than the first one."""
+        del partner
+        return self._peek(sensor, 1)
 
     def _pop(self, sensor: Sensor) -> Frame:
         frame = self._buffer[sensor].popleft()
@@ -175,14 +189,15 @@ class Pairer:
         return frame
 
 
-class _NeedsFrameError(Exception):
+class NeedsFrameError(Exception):
     """The next pair cannot be decided before this sensor's next frame is known."""
 
     def __init__(self, sensor: Sensor) -> None:
         self.sensor: Sensor = sensor
 
 
-def _distance(a: Frame, b: Frame) -> int:
+def distance(a: Frame, b: Frame) -> int:
+    """Difference of capture times in nanoseconds."""
     return abs(a.time_ns - b.time_ns)
 
 
