@@ -71,25 +71,36 @@ def false_colour(thermal: Image, invalid: float, span: tuple[float, float] | Non
     return np.asarray(coloured, np.uint8)
 
 
-def draw_answer(view: NDArray[np.uint8], answer: Answer, classes: Sequence[str]) -> None:
-    """Draw an answer onto a view of the delivered RGB frame, of any size (H×W×3, R, G, B), in place."""
+def draw_answer(view: NDArray[np.uint8], answer: Answer, classes: Sequence[str], *, tags: bool = True) -> None:
+    """Draw an answer onto a view of the delivered RGB frame, of any size (H×W×3, R, G, B), in place.
+
+    Without ``tags`` boxes are not named, as in small pictures beside a large one.
+    """
     match answer:
         case BoxAnswer():
             down, across = view.shape[0] / answer.size[0], view.shape[1] / answer.size[1]
-            draw_boxes(view, answer.boxes * np.array([across, down, across, down, 1, 1], np.float32), classes)
+            draw_boxes(
+                view, answer.boxes * np.array([across, down, across, down, 1, 1], np.float32), classes, tags=tags
+            )
         case MapAnswer():
             draw_map(view, answer.class_map, classes)
         case LabelAnswer():
             draw_label(view, answer.probabilities, classes)
 
 
-def draw_boxes(image: NDArray[np.uint8], boxes: NDArray[np.float32], classes: Sequence[str]) -> None:
-    """Draw boxes [N,6] in pixels of ``image`` (H×W×3, R, G, B) with class and score, in place."""
+def draw_boxes(
+    image: NDArray[np.uint8], boxes: NDArray[np.float32], classes: Sequence[str], *, tags: bool = True
+) -> None:
+    """Draw boxes [N,6] in pixels of ``image`` (H×W×3, R, G, B), with class and score unless not ``tags``, in place."""
     size = max(0.4, image.shape[0] / 1000)
     for x1, y1, x2, y2, score, label in boxes.tolist():
         colour = _colour(int(label))
         left, top = round(x1), round(y1)
-        cv2.rectangle(image, (left, top), (round(x2), round(y2)), colour, 2)
+        corner = round(x2), round(y2)
+        cv2.rectangle(image, (left, top), corner, _INK, 4)  # a dark rim: thermal has every colour that classes have
+        cv2.rectangle(image, (left, top), corner, colour, 2)
+        if not tags:
+            continue
         text = f"{classes[int(label)]} {score:.2f}"
         (_, height), below = cv2.getTextSize(text, _FONT, size, 1)
         _tag(image, text, (left, top - 3 if top > height + below else top + height + 3), colour, size)

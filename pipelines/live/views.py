@@ -142,7 +142,7 @@ class Scene:
         else:
             panel = panel.copy()
         if view.answers:
-            draw_answer(panel, self._latest.answer, self._classes)
+            draw_answer(panel, self._latest.answer, self._classes, tags=part == 1)
         return panel
 
     def _layer(self, view: View) -> NDArray[np.uint8]:

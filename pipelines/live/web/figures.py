@@ -13,7 +13,18 @@ from pipelines.live.web.viewed import Viewed
 
 HISTORY_S = 120
 """Seconds that the charts show."""
-_COLUMNS = ("t", "rate", "latency_p50", "latency_p99", "skew_p50", "infer_p50", "dropped", "rgb_fps", "thermal_fps")
+_COLUMNS = (
+    "t",
+    "rate",
+    "latency_p50",
+    "latency_p99",
+    "skew_p50",
+    "wait_p50",
+    "infer_p50",
+    "dropped",
+    "rgb_fps",
+    "thermal_fps",
+)
 _MOST_TOLD = 12
 
 
@@ -86,7 +97,7 @@ def _row(told: Mapping[str, Any]) -> list[float | None]:
     """One row for the charts, as in ``_COLUMNS``."""
     sources: Mapping[str, Any] = told.get("sources", {})
     counts: Mapping[str, int] = told.get("counts", {})
-    latency, infer = told.get("latency_ms") or {}, (told.get("stage_ms") or {}).get("infer") or {}
+    latency, stages = told.get("latency_ms") or {}, told.get("stage_ms") or {}
     rgb, thermal = (sources.get(sensor) or {} for sensor in ("rgb", "thermal"))
     return [
         round(time.monotonic(), 2),
@@ -94,7 +105,7 @@ def _row(told: Mapping[str, Any]) -> list[float | None]:
         latency.get("p50"),
         latency.get("p99"),
         (told.get("skew_ms") or {}).get("p50"),
-        infer.get("p50"),
+        *((stages.get(stage) or {}).get("p50") for stage in ("wait", "infer")),
         float(sum(count for name, count in counts.items() if name.endswith("_dropped"))),
         rgb.get("fps"),
         thermal.get("fps"),

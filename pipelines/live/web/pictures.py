@@ -91,10 +91,10 @@ class Pictures(threading.Thread):
             if latest is None:
                 self._state.wait(-1, _LOOK_S)
                 continue
-            started = time.perf_counter()
+            started, spent = time.perf_counter(), time.thread_time()
             self._draw(latest, views)
-            spent = time.perf_counter() - started
-            time.sleep(max(spent * (1 / _SHARE - 1), _FASTEST_S - spent))
+            spent = time.thread_time() - spent
+            time.sleep(max(0.0, spent * (1 / _SHARE - 1), _FASTEST_S - (time.perf_counter() - started)))
             if not self._wake.is_set():  # who came in the meantime is not kept waiting
                 self._state.wait(latest.answer.index, _LOOK_S)
             self._wake.clear()
