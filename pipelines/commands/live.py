@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from data.prepare import InputSpec
     from export.bundle import Bundle
     from pipelines.live.pairing import Sensor
-    from pipelines.live.run import LiveReport, LiveSettings
+    from pipelines.live.report import LiveReport, LiveSettings
     from pipelines.live.sinks import Sink
     from pipelines.live.sources import Source
 
@@ -105,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _settings(args: argparse.Namespace) -> "LiveSettings":
     from data.errors import DataError
-    from pipelines.live.run import LiveSettings
+    from pipelines.live.report import LiveSettings
 
     if not 0 <= args.score <= 1:
         raise DataError(f"--score {args.score:g}: give a number from 0 to 1")

@@ -93,6 +93,10 @@ class LivePairer(Pairer):
         silent = [self._silent_from(sensor) for sensor in OTHER if not self._buffer[sensor]]
         return min([min(waiting) + self.budget_ns, *(at for at in silent if at >= self._now_ns)])
 
+    def waiting(self, sensor: Sensor) -> int:
+        """Frames of a sensor that wait."""
+        return len(self._buffer[sensor])
+
     def _note(self, sensor: Sensor, time_ns: int, now_ns: int) -> None:
         """Learn the period; notice a clock that was set back."""
         for other in OTHER:  # one that was never heard is given the budget from the first frame on

@@ -1,90 +1,27 @@
-"""The loop: pair, prepare, infer, hand on."""
+"""The loop over recordings, and the door to the one over cameras."""
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, Protocol, TextIO
-
-from numpy.typing import NDArray
+from typing import TextIO
 
 from data.errors import DataError
 from data.frame import Frame, Pair
-from data.prepare import InputSpec, Preparer
+from data.prepare import InputSpec
 from data.rig import Rig
-from pipelines.live.answer import read_answer
+from pipelines.live.answering import Answerer, Model, answer_one
+from pipelines.live.cameras import CameraRig, run_cameras
 from pipelines.live.capture import Capture, NoFrameYetError, stop_all
-from pipelines.live.pairing import Pairer, PairingRules, Sensor, default_max_skew_ns, pair_frames
+from pipelines.live.operation import Operation
+from pipelines.live.outbox import close_sinks, statuses
+from pipelines.live.pairing import Pairer, Sensor, pair_frames
+from pipelines.live.report import DEFAULTS, LiveReport, LiveSettings, pairing_rules
 from pipelines.live.sinks import Sink
 from pipelines.live.sources import Source
-from pipelines.live.stats import LiveStats
+from pipelines.live.state import LiveState
 from pipelines.live.status import StatusLine
 
 _LOOK_FOR_STOP_S = 0.2
-
-
-class Model(Protocol):
-    """What answers a batch: an export.session.Session, or a double of it."""
-
-    def run(self, rgb: NDArray[Any], thermal: NDArray[Any], present: NDArray[Any]) -> dict[str, NDArray[Any]]:
-        """Answer rgb [1,H,W,3], thermal [1,H,W], present [1,2]."""
-
-
-@dataclass(frozen=True)
-class LiveSettings:
-    """What a user may choose about a run."""
-
-    score: float = 0.3
-    """Least score of a box that is handed on."""
-    max_skew_ns: int | None = None
-    """Largest difference of capture times in a pair; None: half the slower sensor's period, or 50 ms."""
-    hold: bool = False
-    """True: a frame of the slower sensor serves every frame of the other that is near."""
-    limit: int | None = None
-    """End after this many answers."""
-    deadline_s: float = 2.0
-    """Time that capture threads have to end."""
-
-
-@dataclass(frozen=True)
-class LiveReport:
-    """What a run did; ``as_dict`` is what ``--json`` prints."""
-
-    seconds: float
-    """From the first pair to the last answer."""
-    counts: Mapping[str, int]
-    """pairs, rgb_alone, thermal_alone, and the frames dropped of each sensor."""
-    stats: LiveStats
-    ended_by: str
-    """end of the sources, limit, or stop."""
-    hanging: tuple[str, ...] = ()
-    """Sources whose read did not return within the deadline."""
-
-    @property
-    def pairs_per_s(self) -> float:
-        """Answers for each second between the first pair and the last answer."""
-        return self.stats.answers / self.seconds if self.seconds > 0 else 0.0
-
-    def warnings(self) -> list[str]:
-        """What a user should know: sources that hang, two sensors that never met."""
-        lines = [f"{name}: a read did not return; the thread was left behind" for name in self.hanging]
-        if self.counts["rgb_alone"] and self.counts["thermal_alone"] and not self.counts["pairs"]:
-            lines.append(
-                "no RGB frame met a thermal frame: the recordings' times do not overlap; "
-                "set time_offset_ms in the rig (added to thermal times), or --max-skew"
-            )
-        return lines
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain numbers and text."""
-        return {
-            **self.stats.as_dict(),
-            "seconds": round(self.seconds, 3),
-            "pairs_per_s": round(self.pairs_per_s, 2),
-            "counts": dict(self.counts),
-            "ended_by": self.ended_by,
-            "warnings": self.warnings(),
-        }
 
 
 def run_live(
@@ -93,15 +30,18 @@ def run_live(
     sources: Mapping[Sensor, Source],
     rig: Rig,
     sinks: Sequence[Sink],
-    settings: LiveSettings = LiveSettings(),
+    settings: LiveSettings = DEFAULTS,
     *,
     stop: threading.Event | None = None,
     status: TextIO | None = None,
+    state: LiveState | None = None,
+    operation: Operation | None = None,
 ) -> LiveReport:
-    """Answer every pair of one or two sources until they end, the limit is reached or ``stop`` is set.
+    """Answer what one or two sources give until they end, the limit is reached or ``stop`` is set.
 
-    Sources and sinks are closed in any case. The answers are those of ``model`` on the pairs as data.prepare
-    makes them, frame by frame as ``rgbt evaluate`` would give them.
+    Of recordings every pair is answered in order, with the answers that ``model`` gives on the pairs as data.prepare
+    makes them, frame by frame as ``rgbt evaluate`` would. Of cameras the newest pair is, see pipelines.live.cameras.
+    Sources and sinks are closed in any case.
 
     Args:
         model: Answers a batch of one.
@@ -112,22 +52,47 @@ def run_live(
         settings: Score, pairing, limit.
         stop: Ends the run after the pair in hand; a signal handler may set it.
         status: Where a status line goes, if anywhere.
+        state: Is kept up to date for viewers.
+        operation: Log lines and service notes, of cameras; brings its own status line.
 
     Raises:
         DataError: a source cannot be read, a frame does not fit the bundle, or a sink cannot be written.
     """
     stop = stop or threading.Event()
+    policies = {source.policy for source in sources.values()}
+    if len(policies) > 1:
+        _release(sources, sinks)
+        raise DataError("a recording beside a camera: their times have no common clock; give two of one kind")
+    if policies == {"latest"}:
+        camera_rig = CameraRig("live", sources, rig, sinks, settings, state)
+        operation = operation or Operation(StatusLine(status))
+        return run_cameras(model, inputs, [camera_rig], stop=stop, operation=operation)["live"]
+    return _run_recordings(model, inputs, sources, rig, sinks, settings, stop, StatusLine(status), state)
+
+
+def _run_recordings(
+    model: Model,
+    inputs: InputSpec,
+    sources: Mapping[Sensor, Source],
+    rig: Rig,
+    sinks: Sequence[Sink],
+    settings: LiveSettings,
+    stop: threading.Event,
+    line: StatusLine,
+    state: LiveState | None,
+) -> LiveReport:
     pairer = Pairer(pairing_rules(sources, rig, settings))
-    answerer = _Answerer(model, inputs, rig, sinks, settings.score)
-    line = StatusLine(status)
     captures = {sensor: Capture(source) for sensor, source in sources.items()}
+    if state is not None:
+        state.watch(lambda: {s: capture.status() for s, capture in captures.items()}, lambda: statuses(sinks))
+    answerer = Answerer(inputs, rig, sinks, settings.score, state=state, counts=lambda: _counts(pairer, captures))
     started = perf_counter()
     seconds, ended_by = 0.0, "end"
     try:
         for pair, waited_s in _waits(pair_frames(_pull(captures, stop), pairer)):
             if stop.is_set():
                 break
-            answerer(pair, waited_s)
+            answer_one(model, answerer, answerer.prepare(pair, waited_s))
             seconds = perf_counter() - started
             line.show(answerer.stats.answers, pairer.counts, seconds)
             if answerer.stats.answers == settings.limit:
@@ -138,65 +103,8 @@ def run_live(
         raise
     hanging = _shut(captures, sinks, line, settings.deadline_s, is_failing=False)
     ended_by = "stop" if stop.is_set() else ended_by
-    return LiveReport(seconds, _counts(pairer, captures), answerer.stats, ended_by, hanging)
-
-
-def pairing_rules(sources: Mapping[Sensor, Source], rig: Rig, settings: LiveSettings) -> PairingRules:
-    """Rules of pairing from what the sources say of their rates."""
-    periods = {sensor: source.period_ns for sensor, source in sources.items()}
-    rgb, thermal = periods.get("rgb"), periods.get("thermal")
-    slower: Sensor = "rgb" if rgb and thermal and rgb > thermal else "thermal"
-    skew_ns = settings.max_skew_ns
-    return PairingRules(
-        max_skew_ns=default_max_skew_ns(rgb, thermal) if skew_ns is None else skew_ns,
-        thermal_offset_ns=rig.time_offset_ns,
-        rgb_period_ns=rgb,
-        hold=slower if settings.hold else None,
-    )
-
-
-class _Answerer:
-    """Prepares a pair, has it answered, hands the answer to every sink, and times each stage."""
-
-    def __init__(self, model: Model, inputs: InputSpec, rig: Rig, sinks: Sequence[Sink], score: float) -> None:
-        self.stats = LiveStats()
-        self._model = model
-        self._prepare = Preparer(inputs, rig)
-        self._sinks = sinks
-        self._score = score
-        self._rgb_size = rig.rgb_size if inputs.letterbox else inputs.rgb_size
-
-    def __call__(self, pair: Pair, waited_s: float) -> None:
-        start = perf_counter()
-        if pair.rgb is not None:
-            self._rgb_size = pair.rgb.size
-        rgb = None if pair.rgb is None else pair.rgb.image
-        thermal = None if pair.thermal is None else pair.thermal.image
-        prepared = self._prepare(rgb, thermal, _name(pair), rgb_size=self._rgb_size)
-        prepared_at = perf_counter()
-        outputs = self._model.run(prepared.rgb[None], prepared.thermal[None], prepared.present[None])
-        inferred_at = perf_counter()
-        size = self._rgb_size or self._upright(pair)
-        answer = read_answer(outputs, prepared, size, self.stats.answers, self._score)
-        for sink in self._sinks:
-            sink.write(pair, prepared, answer)
-        stages = {
-            "wait": waited_s,
-            "prepare": prepared_at - start,
-            "infer": inferred_at - prepared_at,
-            "sinks": perf_counter() - inferred_at,
-        }
-        self.stats.add(pair.skew_ns, stages, answer.count)
-
-    def _upright(self, pair: Pair) -> tuple[int, int]:
-        """Where no RGB frame was ever seen, boxes are in pixels of the upright thermal frame."""
-        assert pair.thermal is not None
-        height, width = pair.thermal.size
-        return (width, height) if self._prepare.rig.rotate in (90, 270) else (height, width)
-
-
-def _name(pair: Pair) -> str:
-    return " + ".join(f"{frame.source} frame {frame.sequence}" for frame in (pair.rgb, pair.thermal) if frame)
+    counts = _counts(pairer, captures)
+    return LiveReport(seconds, counts, answerer.stats, ended_by, hanging, sinks=statuses(sinks))
 
 
 def _pull(captures: Mapping[Sensor, Capture], stop: threading.Event) -> Callable[[Sensor], Frame | None]:
@@ -238,12 +146,14 @@ def _shut(
     """Stop captures and close every sink; where the run is failing already, its own error is the one to tell."""
     hanging = stop_all(list(captures.values()), deadline_s)
     line.close()
-    errors = []
-    for sink in sinks:
-        try:
-            sink.close(failed=is_failing)
-        except DataError as error:
-            errors.append(error)
+    errors = close_sinks(sinks, deadline_s, failed=is_failing)
     if errors and not is_failing:
         raise errors[0]
     return tuple(hanging)
+
+
+def _release(sources: Mapping[Sensor, Source], sinks: Sequence[Sink]) -> None:
+    """Close what was opened for a run that does not begin."""
+    for source in sources.values():
+        source.close()
+    close_sinks(sinks, 0.0, failed=True)

@@ -120,7 +120,7 @@ class LiveState:
             if skew_ns is not None:
                 self._skew.add(abs(skew_ns) / 1e6, now)
             if latency_s is not None:
-                self._latency.add(latency_s * 1e3, now)
+                self._latency.add(max(0.0, latency_s * 1e3), now)
             for stage, seconds in stage_s.items():
                 self._stages[stage].add(seconds * 1e3, now)
             self._changed.notify_all()

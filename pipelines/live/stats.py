@@ -52,28 +52,40 @@ class Histogram:
 class LiveStats:
     """What a live run tells of itself."""
 
-    STAGES = ("wait", "prepare", "infer", "sinks")
+    STAGES = ("wait", "pair", "prepare", "infer", "sinks")
+    """pair: what the first frame of a pair waited for the other one, of cameras only."""
 
     def __init__(self) -> None:
         self.answers = 0
         self.detections = 0
         self.skew_ms = Histogram()
+        self.latency_ms = Histogram()
+        """From the stamp of the newer frame to its answer, of cameras only."""
         self.stage_ms = {stage: Histogram() for stage in self.STAGES}
 
-    def add(self, skew_ns: int | None, stage_s: Mapping[str, float], detections: int) -> None:
+    def add(
+        self, skew_ns: int | None, stage_s: Mapping[str, float], detections: int, latency_s: float | None = None
+    ) -> None:
         """Count one answered pair: its skew, the seconds of each stage, and how many objects (or classes) it shows."""
         self.answers += 1
         self.detections += detections
         if skew_ns is not None:
             self.skew_ms.add(abs(skew_ns) / 1e6)
+        if latency_s is not None:
+            self.latency_ms.add(max(0.0, latency_s * 1e3))
         for stage, seconds in stage_s.items():
             self.stage_ms[stage].add(seconds * 1e3)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain numbers: answers, detections, percentiles of skew (absolute) and of each stage in ms."""
+        """Plain numbers: answers, detections, percentiles of skew (absolute) and of each stage in ms.
+
+        Of cameras also the latency, and the stage ``pair``.
+        """
+        is_live = self.latency_ms.count > 0
         return {
             "answers": self.answers,
             "detections": self.detections,
             "skew_ms": self.skew_ms.as_dict(),
-            "stage_ms": {stage: histogram.as_dict() for stage, histogram in self.stage_ms.items()},
+            "stage_ms": {name: of.as_dict() for name, of in self.stage_ms.items() if of.count or name != "pair"},
+            **({"latency_ms": self.latency_ms.as_dict()} if is_live else {}),
         }

@@ -1,6 +1,6 @@
 """One line on the terminal that says how a run is going."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import TextIO
 
@@ -19,11 +19,15 @@ class StatusLine:
 
     def show(self, answers: int, counts: Mapping[str, int], seconds: float) -> None:
         """Show rate and counts, unless the line is fresh."""
+        self.show_text(lambda: summary(answers, counts, seconds))
+
+    def show_text(self, make: Callable[[], str]) -> None:
+        """Show a text, unless the line is fresh."""
         now = monotonic()
         if self._stream is None or now - self._shown_at < self._every_s:
             return
         self._shown_at = now
-        text = summary(answers, counts, seconds)
+        text = make()
         if self._is_terminal:
             self._stream.write("\r" + text.ljust(self._width))
             self._width = len(text)
