@@ -157,8 +157,8 @@ def test_missing_and_unreadable_files_are_one_line(tmp_path):
 
 
 def test_an_address_is_refused_without_its_password():
-    with pytest.raises(DataError, match="rtsp://…") as caught:
-        kind_of("rtsp://user:secret@host/stream")
+    with pytest.raises(DataError, match="ftp://…") as caught:
+        kind_of("ftp://user:secret@host/stream")
     assert "secret" not in str(caught.value)
 
 

@@ -1,0 +1,157 @@
+"""A real RTSP server (GStreamer) that sends pre-encoded H.264, and obeys a line of text at a time.
+
+Run by the system's Python, which has the bindings: ``python3 server.py PORT PATH=FILE.h264@FPS …``. The files hold
+access units in Annex B, each with its length (4 bytes, big endian) before it; they are sent in a loop, one for each
+frame period. Every client of a path gets the same pictures at the same time. Says ``ready`` when it listens.
+
+Lines on stdin, each answered with ``done``: ``drop PATH`` closes the clients' connections, ``pause PATH`` and
+``resume PATH`` stop the pictures and let them go on, ``freeze PATH`` sends key frames of one picture, ``garbage PATH``
+sends random bytes for pictures, ``play PATH FILE`` goes over to another file for clients that come from now on.
+"""
+
+import random
+import struct
+import sys
+import threading
+import time
+
+import gi
+
+gi.require_version("Gst", "1.0")
+gi.require_version("GstRtspServer", "1.0")
+from gi.repository import GLib, Gst, GstRtspServer  # noqa: E402
+
+LAUNCH = (
+    "( appsrc name=units is-live=true format=time do-timestamp=false "
+    "caps=video/x-h264,stream-format=byte-stream,alignment=au "
+    "! rtph264pay name=pay0 pt=96 config-interval=-1 aggregate-mode=zero-latency )"
+)
+
+
+def read_units(path):
+    """Access units of a file."""
+    units = []
+    with open(path, "rb") as file:
+        while head := file.read(4):
+            units.append(file.read(struct.unpack(">I", head)[0]))
+    return units
+
+
+class Camera:
+    """What is sent on one path."""
+
+    def __init__(self, server, path, file, fps):
+        self.units = read_units(file)
+        self.period_s = 1 / fps
+        self.is_paused = self.is_frozen = self.is_garbage = False
+        self.sources = []
+        self.lock = threading.Lock()
+        self.path = path
+        self.factory = GstRtspServer.RTSPMediaFactory()
+        self.factory.set_launch(LAUNCH)
+        self.factory.set_shared(True)
+        self.factory.connect("media-configure", self.configure)
+        server.get_mount_points().add_factory(f"/{path}", self.factory)
+        threading.Thread(target=self.send, daemon=True).start()
+
+    def configure(self, factory, media):
+        """Begin to feed a new pipeline."""
+        media.set_reusable(False)
+        source = media.get_element().get_child_by_name("units")
+        entry = {"source": source, "start": None, "is_key_due": True}
+        with self.lock:
+            self.sources.append(entry)
+        media.connect("unprepared", lambda _: self.forget(entry))
+
+    def forget(self, entry):
+        """Feed it no more."""
+        with self.lock:
+            if entry in self.sources:
+                self.sources.remove(entry)
+
+    def send(self):
+        """Push one access unit each frame period."""
+        number, due = 0, time.monotonic()
+        while True:
+            due += self.period_s
+            time.sleep(max(0.0, due - time.monotonic()))
+            if self.is_paused:
+                continue
+            unit = self.units[0] if self.is_frozen else self.units[number % len(self.units)]
+            is_key = self.is_frozen or number % len(self.units) == 0 or self.is_key(unit)
+            number += 1
+            if self.is_garbage:
+                unit = b"\0\0\0\1\x41" + random.randbytes(len(unit))
+            with self.lock:
+                sources = list(self.sources)
+            for entry in sources:
+                self.push(entry, unit, is_key, due)
+
+    def push(self, entry, unit, is_key, due):
+        """Hand a unit to one pipeline, from its first key frame on."""
+        if entry["is_key_due"] and not is_key:
+            return
+        entry["is_key_due"] = False
+        if entry["start"] is None:
+            entry["start"] = due
+        buffer = Gst.Buffer.new_wrapped(unit)
+        buffer.pts = buffer.dts = round((due - entry["start"]) * 1e9)
+        buffer.duration = round(self.period_s * 1e9)
+        if entry["source"].emit("push-buffer", buffer) != Gst.FlowReturn.OK:
+            entry["start"], entry["is_key_due"] = None, True
+
+    @staticmethod
+    def is_key(unit):
+        """True when a unit holds an IDR slice."""
+        return (
+            any(unit[at + 3] & 31 == 5 for at in range(len(unit) - 3) if unit[at : at + 3] == b"\0\0\1")
+            if (len(unit) < 64)
+            else b"\0\0\1\x65" in unit or b"\0\0\1\x25" in unit or b"\0\0\1\x45" in unit
+        )
+
+
+def obey(server, cameras, line):
+    """Do what a line says."""
+    word, path, *rest = line.split()
+    camera = cameras[path]
+    if word == "drop":
+        server.client_filter(lambda *_: GstRtspServer.RTSPFilterResult.REMOVE)
+    elif word == "play":
+        camera.units = read_units(rest[0])
+    else:
+        what, value = {
+            "pause": ("is_paused", True), "resume": ("is_paused", False),
+            "freeze": ("is_frozen", True), "thaw": ("is_frozen", False),
+            "garbage": ("is_garbage", True), "clean": ("is_garbage", False),
+        }[word]  # fmt: skip
+        setattr(camera, what, value)
+    print("done", flush=True)
+
+
+def main():
+    """Serve until stdin closes."""
+    port, *given = sys.argv[1:]
+    Gst.init(None)
+    server = GstRtspServer.RTSPServer()
+    server.set_address("127.0.0.1")
+    server.set_service(port)
+    cameras = {}
+    for text in given:
+        path, _, rest = text.partition("=")
+        file, _, fps = rest.rpartition("@")
+        cameras[path] = Camera(server, path, file, float(fps))
+    loop = GLib.MainLoop()
+
+    def listen():
+        for line in sys.stdin:
+            GLib.idle_add(obey, server, cameras, line)
+        loop.quit()
+
+    if not server.attach(None):
+        sys.exit(f"port {port} is taken")
+    threading.Thread(target=listen, daemon=True).start()
+    print("ready", flush=True)
+    loop.run()
+
+
+main()
