@@ -2,7 +2,9 @@
 
 import os
 import re
-from collections.abc import Callable, Generator
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -201,3 +203,95 @@ def compare_request(synthetic_card: Path, tmp_path: Path) -> "Callable[..., Requ
         return Request(recipes, synthetic_card, tmp_path / "out", **{"seeds": 1} | fields)
 
     return build
+
+
+class StagedPipeline:
+    """What the page looks at: a LiveState that is given answers by hand, or 25 a second.
+
+    RGB 480×640 in which a bright bar wanders; thermal from 0 °C at the left to 40 °C at the right, its upper left
+    corner invalid; one person.
+    """
+
+    def __init__(self) -> None:
+        from data.prepare import InputSpec, Preparer
+        from data.rig import Rig
+        from data.thermal import ThermalSpec
+        from pipelines.live.state import LiveState
+
+        self.inputs = InputSpec(rgb_size=(480, 640), thermal_size=(480, 640), thermal=ThermalSpec(unit="celsius"))
+        self.classes = ("person", "car")
+        self.modes: dict[str, Any] = {"rgb": "up", "thermal": "up"}
+        self.state = LiveState("mast")
+        self.state.watch(self._sources, lambda: {"mqtt": {"queued": 3, "dropped": 1, "errors": 0, "last_error": None}})
+        self.counts = {"pairs": 0, "rgb_alone": 0, "thermal_alone": 0, "rgb_dropped": 0, "thermal_dropped": 0}
+        self.given = 0
+        self._prepare = Preparer(self.inputs, Rig())
+        self._thermal = np.tile(np.linspace(0, 40, 640, dtype=np.float32), (480, 1))
+        self._thermal[:60, :60] = self.inputs.thermal.invalid
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def give(self) -> None:
+        """Hand in one answer of the sensors that are up."""
+        from data.frame import Frame, Pair
+        from pipelines.live.answer import BoxAnswer
+        from pipelines.live.state import Latest
+
+        rgb = np.full((480, 640, 3), 60, np.uint8)
+        rgb[:, self.given * 8 % 600 : self.given * 8 % 600 + 40] = 220
+        now = time.monotonic_ns()
+        there = [sensor for sensor in ("rgb", "thermal") if self.modes[sensor] == "up"]
+        pair = Pair(
+            Frame(rgb, now, self.given, "rgb") if "rgb" in there else None,
+            Frame(self._thermal, now + 6_000_000, self.given, "thermal") if "thermal" in there else None,
+        )
+        frames = (None if frame is None else frame.image for frame in (pair.rgb, pair.thermal))
+        answer = BoxAnswer(self.given, np.array([[200, 150, 280, 400, 0.9, 0]], np.float32), (480, 640))
+        latest = Latest(pair, self._prepare(*frames, rgb_size=(480, 640)), answer)
+        self.counts["pairs" if len(there) == 2 else f"{there[0]}_alone"] += 1
+        self.counts["rgb_dropped"] += 1
+        stages = {"wait": 0.004, "prepare": 0.002, "infer": 0.011, "sinks": 0.001}
+        self.state.answered(latest, stages, 0.02 + self.given % 7 / 1000, self.counts)
+        self.given += 1
+
+    def run(self) -> None:
+        """Hand in 25 answers a second until the test ends."""
+        self._thread = threading.Thread(target=self._run, name="staged pipeline")
+        self._thread.start()
+
+    def stop(self) -> None:
+        """No more answers."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(0.04):
+            if "up" in self.modes.values():
+                self.give()
+
+    def _sources(self) -> dict[str, Any]:
+        return {sensor: self._source(sensor, mode) for sensor, mode in self.modes.items()}
+
+    def _source(self, sensor: str, mode: Any) -> Any:
+        from pipelines.live.source_status import SourceStatus
+
+        return SourceStatus(
+            name=f"rtsp://***@camera/{sensor}",
+            state=mode,
+            frames=self.given,
+            dropped=self.counts[f"{sensor}_dropped"],
+            reconnects=2,
+            stalls=1,
+            last_error=None if mode == "up" else "connection refused",
+            fps=25.0 if mode == "up" else 0.0,
+            age_s=0.04,
+        )
+
+
+@pytest.fixture
+def staged() -> Iterator[StagedPipeline]:
+    """A pipeline for the page to look at."""
+    pipeline = StagedPipeline()
+    yield pipeline
+    pipeline.stop()
