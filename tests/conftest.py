@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from export.variants.source import Source
     from fusion.model import FusionModel
     from pipelines.compare_request import Request
+    from tests.rtsp_server.fixture import RtspServer
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as pipelines.cli does; torch is not loaded yet
 
@@ -240,7 +241,7 @@ class StagedPipeline:
         rgb = np.full((480, 640, 3), 60, np.uint8)
         rgb[:, self.given * 8 % 600 : self.given * 8 % 600 + 40] = 220
         now = time.monotonic_ns()
-        there = [sensor for sensor in ("rgb", "thermal") if self.modes[sensor] == "up"]
+        there = [sensor for sensor in ("rgb", "thermal") if self.modes.get(sensor) == "up"]
         pair = Pair(
             Frame(rgb, now, self.given, "rgb") if "rgb" in there else None,
             Frame(self._thermal, now + 6_000_000, self.given, "thermal") if "thermal" in there else None,
@@ -295,3 +296,36 @@ def staged() -> Iterator[StagedPipeline]:
     pipeline = StagedPipeline()
     yield pipeline
     pipeline.stop()
+
+
+@pytest.fixture(scope="session")
+def rtsp_units(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Makes a file of pre-encoded H.264 for ``rtsp_server``: a bar that moves in a picture of (height, width)."""
+    from tests.rtsp_server.fixture import moving_bar, write_units
+
+    out = tmp_path_factory.mktemp("h264")
+
+    def make(size: tuple[int, int] = (96, 128), **options: Any) -> Path:
+        name = "_".join(map(str, [*size, *options.values()])).replace(" ", "")
+        path = out / f"{name}.units"
+        return path if path.exists() else write_units(path, moving_bar(size, **options))
+
+    return make
+
+
+@pytest.fixture
+def rtsp_server() -> "Generator[Callable[..., RtspServer]]":
+    """Starts a real RTSP server: ``rtsp_server(rgb=(file, fps), …)``; killed at the end of the test."""
+    from tests.rtsp_server.fixture import RtspServer, is_here
+
+    if not is_here():
+        pytest.skip("GStreamer's RTSP server is not installed (gir1.2-gst-rtsp-server-1.0, python3-gi)")
+    servers = []
+
+    def make(*, start: bool = True, **paths: tuple[Path, float]) -> RtspServer:
+        servers.append(RtspServer(paths))
+        return servers[-1].start() if start else servers[-1]
+
+    yield make
+    for server in servers:
+        server.kill()
