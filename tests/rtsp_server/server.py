@@ -14,6 +14,7 @@ import struct
 import sys
 import threading
 import time
+from pathlib import Path
 
 import gi
 
@@ -31,7 +32,7 @@ LAUNCH = (
 def read_units(path):
     """Access units of a file."""
     units = []
-    with open(path, "rb") as file:
+    with Path(path).open("rb") as file:
         while head := file.read(4):
             units.append(file.read(struct.unpack(">I", head)[0]))
     return units
@@ -103,11 +104,7 @@ class Camera:
     @staticmethod
     def is_key(unit):
         """True when a unit holds an IDR slice."""
-        return (
-            any(unit[at + 3] & 31 == 5 for at in range(len(unit) - 3) if unit[at : at + 3] == b"\0\0\1")
-            if (len(unit) < 64)
-            else b"\0\0\1\x65" in unit or b"\0\0\1\x25" in unit or b"\0\0\1\x45" in unit
-        )
+        return any(bytes([0, 0, 1, head]) in unit for head in (0x25, 0x45, 0x65))
 
 
 def obey(server, cameras, line):
