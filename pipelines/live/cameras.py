@@ -184,6 +184,8 @@ class _Station:
 
     def report(self, was_stopped: bool) -> LiveReport:
         """What this rig did."""
+        if self.ended_by == "end" and any(capture.gave_up for capture in self.captures.values()):
+            self.ended_by = "gave up"
         return LiveReport(
             self._seconds,
             self._feed.counts(),

@@ -50,7 +50,7 @@ class LiveReport:
     """pairs, rgb_alone, thermal_alone, and the frames dropped of each sensor."""
     stats: LiveStats
     ended_by: str
-    """end of the sources, limit, stop, or failure."""
+    """end (of the sources), limit, stop, failure, or gave up (on a camera that stayed away)."""
     hanging: tuple[str, ...] = ()
     """Sources whose read did not return within the deadline."""
     sources: Mapping[Sensor, SourceStatus] = field(default_factory=dict)

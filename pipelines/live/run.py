@@ -15,6 +15,7 @@ from pipelines.live.capture import Capture, NoFrameYetError, stop_all
 from pipelines.live.operation import Operation
 from pipelines.live.outbox import close_sinks, statuses
 from pipelines.live.pairing import Pairer, Sensor, pair_frames
+from pipelines.live.reconnect import LiveSource
 from pipelines.live.report import DEFAULTS, LiveReport, LiveSettings, pairing_rules
 from pipelines.live.sinks import Sink
 from pipelines.live.sources import Source
@@ -59,11 +60,11 @@ def run_live(
         DataError: a source cannot be read, a frame does not fit the bundle, or a sink cannot be written.
     """
     stop = stop or threading.Event()
-    policies = {source.policy for source in sources.values()}
-    if len(policies) > 1:
+    are_cameras = {isinstance(source, LiveSource) or source.policy == "latest" for source in sources.values()}
+    if len(are_cameras) > 1:
         _release(sources, sinks)
         raise DataError("a recording beside a camera: their times have no common clock; give two of one kind")
-    if policies == {"latest"}:
+    if are_cameras == {True}:
         camera_rig = CameraRig("live", sources, rig, sinks, settings, state)
         operation = operation or Operation(StatusLine(status))
         return run_cameras(model, inputs, [camera_rig], stop=stop, operation=operation)["live"]
