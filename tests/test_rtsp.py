@@ -205,3 +205,70 @@ def test_a_reconnect_leaves_nothing_behind(rtsp_server, rtsp_units, capture):
         server.tell("drop rgb")
         until(lambda times=times: states(live) == "up" and live.status().reconnects == times)
     until(lambda: held() == before)
+
+
+def test_hardware_that_is_not_here_is_refused_at_once_and_never_replaced():
+    from av.codec.hwaccel import hwdevices_available
+
+    absent = [name for name in hwdevices_available() if name in ("drm", "qsv", "amf")] or ["none"]
+    for name in absent:
+        with pytest.raises(DataError, match=f"{name}"):
+            open_sources({"rgb": f"rtsp://127.0.0.1:1/x#hwaccel={name}"}, GREY, None)
+
+
+def test_pixels_tell_whether_hardware_decoded(rtsp_server, rtsp_units):
+    """What FFmpeg decodes on the CPU after all is refused, whatever PyAV says of itself."""
+    from pipelines.live.stream import Stream, StreamAddress
+
+    server = rtsp_server(rgb=(rtsp_units(), 30))
+    stream = Stream(StreamAddress.parse(server.url("rgb")), "rgb", GREY, QUICK)
+    stream._hwaccel = "cuda"  # as if it had been asked for, and replaced silently
+    with pytest.raises(DataError, match="cuda does not decode this stream"):
+        stream.read()
+    stream.close()
+
+
+@pytest.fixture
+def mjpeg():
+    """Address of a camera that sends JPEG pictures over HTTP, 25 a second, and the pictures' number so far."""
+    import http.server
+    import itertools
+
+    import cv2
+
+    sent, ending = itertools.count(), threading.Event()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+            self.end_headers()
+            try:
+                while not ending.wait(0.04):
+                    image = np.full((64, 96, 3), (0, 0, next(sent) % 200 + 50), np.uint8)
+                    jpeg = cv2.imencode(".jpg", image)[1].tobytes()
+                    head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
+                    self.wfile.write(head.encode() + jpeg + b"\r\n")
+            except OSError:
+                return
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    yield f"http://me:hunter2@127.0.0.1:{server.server_port}/video.mjpg?pwd=hunter2"
+    ending.set()
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_pictures_over_http(mjpeg, capture):
+    live = capture(mjpeg)
+    frames = take(live, 10)
+    assert frames[0].image.shape == (64, 96, 3)
+    assert frames[0].image[0, 0, 0] > 40 > frames[0].image[0, 0, 2]
+    assert frames[-1].time_ns - frames[0].time_ns > 0.2e9  # as they come, not as FFmpeg numbers them
+    assert "hunter2" not in repr(live.status()) + frames[0].source

@@ -55,10 +55,8 @@ class StreamAddress:
             raise DataError(f"{name}: #{unknown[0]}= is no option; one of transport, hwaccel")
         if options.get("transport", "tcp") not in TRANSPORTS:
             raise DataError(f"{name}: transport {options['transport']}; one of {', '.join(TRANSPORTS)}")
-        if "hwaccel" in options and options["hwaccel"] not in hwdevices_available():
-            raise DataError(
-                f"{name}: hwaccel {options['hwaccel']} is not in this PyAV; one of {', '.join(hwdevices_available())}"
-            )
+        if "hwaccel" in options:
+            _require_hardware(options["hwaccel"], name)
         return cls(fill_in(text), name, **options)
 
 
@@ -169,6 +167,17 @@ class Stream:
                 f"{self.name}: {self._hwaccel} does not decode this stream ({self._stream.codec_context.name}, "
                 f"{frame.format.name}); leave #hwaccel= out"
             )
+
+
+def _require_hardware(device: str, name: str) -> None:
+    """DataError when this PyAV, or this machine, has no such decoder."""
+    if device not in hwdevices_available():
+        raise DataError(f"{name}: hwaccel {device} is not in this PyAV; one of {', '.join(hwdevices_available())}")
+    try:
+        HWAccel(device).create(av.Codec("h264", "r"))
+    except (av.error.FFmpegError, OSError, NotImplementedError) as error:
+        reason = redact(str(getattr(error, "strerror", None) or error)).lower()
+        raise DataError(f"{name}: no {device} decoder on this machine ({reason}); leave #hwaccel= out") from None
 
 
 def _open(address: StreamAddress, rules: LiveRules) -> "av.container.InputContainer":
