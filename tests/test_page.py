@@ -290,6 +290,26 @@ def test_a_lost_server_is_said_and_found_again(browser, server, staged):
         again.stop()
 
 
+def test_many_rigs_are_chosen_from_a_list(browser, staged):
+    other = type(staged)()
+    other.modes = {"rgb": "down", "thermal": "up"}
+    served = serve({"north": staged.state, "south": other.state}, staged.classes, staged.inputs, port=0)
+    for pipeline in (staged, other):
+        pipeline.run()
+    try:
+        open_page(browser, served.url)
+        find(browser, "#rigs option[value=south]").click()
+        until(lambda: text(browser, "#health") == "RGB down", "the other rig")
+        before = pictures(browser)
+        until(lambda: pictures(browser) > before + 1, "its pictures")
+        assert "rig=south" in browser.current_url
+        assert complaints(browser) == []
+    finally:
+        for pipeline in (staged, other):
+            pipeline.stop()
+        served.stop()
+
+
 def test_one_camera_alone_shows_its_own_view_only(browser, server, staged):
     staged.modes.pop("rgb")
     browser.get(server.url)

@@ -27,7 +27,8 @@ def served(staged):
     servers = []
 
     def start(**options):
-        server = serve(staged.state, staged.classes, staged.inputs, **{"port": 0, **options})
+        state = options.pop("state", staged.state)
+        server = serve(state, staged.classes, staged.inputs, **{"port": 0, **options})
         servers.append(server)
         return server
 
@@ -247,7 +248,7 @@ def test_metrics_are_prometheus_text_in_base_units(served, staged):
     with client(served()) as browser:
         text = browser.get("/metrics").text
     samples = {
-        (sample.name, *sorted(sample.labels.items())): sample.value
+        (sample.name, *sorted(label for label in sample.labels.items() if label[0] != "rig")): sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
@@ -285,6 +286,29 @@ def test_events_begin_with_the_history_and_go_on(served, staged):
     assert hello["unit"] == "°C" and len(hello["columns"]) == len(states[0]["row"])
     answers = [state["answers"] for state in states]
     assert answers == sorted(answers) and answers[-1] > answers[0]
+
+
+def test_many_rigs_share_one_page(staged, served):
+    staged.give()
+    empty = type(staged)()
+    server = served(state={"north gate": staged.state, "süd": empty.state})
+    with client(server) as browser:
+        assert browser.get("/readyz").status_code == 503
+        assert browser.get("/state").json()["answers"] == 1
+        assert browser.get("/state?rig=s%C3%BCd").json()["answers"] == 0
+        for path in ("/state?rig=west", "/stream?rig=west", "/events?rig=west", "/thermal?x=0&y=0&rig=west"):
+            assert browser.get(path).status_code == 404
+        text = browser.get("/metrics").text
+        assert 'rgbt_live_answers_total{rig="north gate"} 1.0' in text
+        assert 'rgbt_live_answers_total{rig="süd"} 0.0' in text
+        assert text.count("# TYPE rgbt_live_answers_total counter") == 1
+        empty.give()
+        assert browser.get("/readyz").status_code == 200
+        with browser.stream("GET", "/events?rig=north gate") as response:
+            hello = next(line for line in response.iter_lines() if line.startswith("data:"))
+            assert json.loads(hello.removeprefix("data:"))["rigs"] == ["north gate", "süd"]
+    with watching(server, "?rig=süd") as pictures:
+        assert next(pictures)[0] == 0
 
 
 # Pictures
@@ -359,8 +383,9 @@ def test_a_viewer_that_never_reads_holds_nobody_up_and_is_dropped(served, staged
     server = served(stall_s=1.0)
     staged.give()
     port = int(server.url.rstrip("/").rsplit(":")[-1])
-    with socket.create_connection(("127.0.0.1", port)) as deaf, watching(server) as pictures:
-        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    with socket.socket() as deaf, watching(server) as pictures:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # before it connects, or the system makes it larger
+        deaf.connect(("127.0.0.1", port))
         deaf.sendall(b"GET /stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
         until(lambda: server.viewers == 2)
         next(pictures)

@@ -1,11 +1,11 @@
 """The endpoints: all of them GET, none takes a path or writes anything."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Query
+from fastapi import FastAPI, HTTPException, Query
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
@@ -28,7 +28,7 @@ _FULL = "too many viewers\n"
 
 
 class Board:
-    """What the endpoints share: the picture thread, the figures, and the channels to the viewers."""
+    """What the endpoints share of one rig: the picture thread, the figures, and the channels to the viewers."""
 
     def __init__(self, state: Viewed, inputs: InputSpec, classes: tuple[str, ...]) -> None:
         self.state = state
@@ -39,7 +39,7 @@ class Board:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @asynccontextmanager
-    async def running(self, _: FastAPI) -> AsyncIterator[None]:
+    async def running(self) -> AsyncIterator[None]:
         """Draw and tell for as long as the server runs."""
         self._loop = asyncio.get_running_loop()
         self.pictures.start()
@@ -72,11 +72,11 @@ class Board:
             async for message in box.messages(_AGAIN_S):
                 yield message
 
-    async def news(self) -> AsyncIterator[bytes]:
-        """The history for the charts, and then the figures twice a second."""
+    async def news(self, rigs: Mapping[str, "Board"]) -> AsyncIterator[bytes]:
+        """The history for the charts and the names of all rigs, and then the figures twice a second."""
         with self.events.subscription("state") as box:
-            unit = self.pictures.thermometer.unit
-            yield b"retry: 1000\n\n" + event("hello", self.figures.hello(unit)) + event("state", self.told())
+            hello = {**self.figures.hello(self.pictures.thermometer.unit), "rigs": list(rigs)}
+            yield b"retry: 1000\n\n" + event("hello", hello) + event("state", self.told())
             async for message in box.messages():
                 yield message
 
@@ -94,21 +94,49 @@ class Board:
             self._loop.call_soon_threadsafe(self.views.publish, view, part)
 
 
-def make_app(board: Board, page: Page, stall_s: float) -> FastAPI:
-    """The application, without what guards it."""
-    app = FastAPI(lifespan=board.running, docs_url=None, redoc_url=None, openapi_url=None)
-    metrics = metrics_text(LiveCollector(board.state, lambda: board.views.size, lambda: board.pictures.encoded))
+Rig = Annotated[str | None, Query(max_length=200)]
+"""Name of a rig; the first one where none is given."""
+
+
+def make_app(boards: Mapping[str, Board], page: Page, stall_s: float) -> FastAPI:
+    """The application for one rig or many, without what guards it."""
+
+    @asynccontextmanager
+    async def running(_: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            for board in boards.values():
+                await stack.enter_async_context(board.running())
+            yield
+
+    app = FastAPI(lifespan=running, docs_url=None, redoc_url=None, openapi_url=None)
+    _add_streams(app, boards, stall_s)
+    _add_figures(app, boards)
 
     @app.get("/")
     async def index() -> Response:
         return HTMLResponse(page.text, headers={"Content-Security-Policy": page.policy})
+
+    return app
+
+
+def _board(boards: Mapping[str, Board], rig: str | None) -> Board:
+    """The rig that is asked for."""
+    board = boards.get(next(iter(boards)) if rig is None else rig)
+    if board is None:
+        raise HTTPException(404, "no rig of this name")
+    return board
+
+
+def _add_streams(app: FastAPI, boards: Mapping[str, Board], stall_s: float) -> None:
 
     @app.get("/stream")
     async def stream(
         view: Annotated[ViewName, Query()] = "all",
         opacity: Annotated[int, Query(ge=0, le=100)] = 50,
         answers: Annotated[bool, Query()] = True,
+        rig: Rig = None,
     ) -> Response:
+        board = _board(boards, rig)
         if board.views.is_full:
             return PlainTextResponse(_FULL, 503)
         is_mixed = view in ("all", "fused")
@@ -117,21 +145,35 @@ def make_app(board: Board, page: Page, stall_s: float) -> FastAPI:
         return FeedResponse(lambda: board.parts(chosen), media_type, stall_s)
 
     @app.get("/events")
-    async def events() -> Response:
+    async def events(rig: Rig = None) -> Response:
+        board = _board(boards, rig)
         if board.events.is_full:
             return PlainTextResponse(_FULL, 503)
-        return FeedResponse(board.news, "text/event-stream", stall_s)
+        return FeedResponse(lambda: board.news(boards), "text/event-stream", stall_s)
+
+
+def _add_figures(app: FastAPI, boards: Mapping[str, Board]) -> None:
+    metrics = metrics_text(
+        LiveCollector(
+            {name: board.state for name, board in boards.items()},
+            lambda name: boards[name].views.size,
+            lambda name: boards[name].pictures.encoded,
+        )
+    )
 
     @app.get("/thermal")
-    async def thermal(x: Annotated[float, Query(ge=0, le=1)], y: Annotated[float, Query(ge=0, le=1)]) -> Response:
+    async def thermal(
+        x: Annotated[float, Query(ge=0, le=1)], y: Annotated[float, Query(ge=0, le=1)], rig: Rig = None
+    ) -> Response:
+        board = _board(boards, rig)
         latest, thermometer = board.state.latest, board.pictures.thermometer
         reading = None if latest is None else thermometer.at(latest, x, y)
         value = None if reading is None or reading.value is None else round(reading.value, 2)
         return JSONResponse({"value": value, "unit": thermometer.unit})
 
     @app.get("/state")
-    async def state() -> Response:
-        return JSONResponse(board.told())
+    async def state(rig: Rig = None) -> Response:
+        return JSONResponse(_board(boards, rig).told())
 
     @app.get("/healthz")
     async def healthz() -> Response:
@@ -139,11 +181,9 @@ def make_app(board: Board, page: Page, stall_s: float) -> FastAPI:
 
     @app.get("/readyz")
     async def readyz() -> Response:
-        is_ready = bool(board.state.snapshot()["ready"])
+        is_ready = all(board.state.snapshot()["ready"] for board in boards.values())
         return PlainTextResponse("ready\n" if is_ready else "no answer of late\n", 200 if is_ready else 503)
 
     @app.get("/metrics")
     def told_to_prometheus() -> Response:
         return Response(metrics(), media_type=CONTENT_TYPE_LATEST)
-
-    return app

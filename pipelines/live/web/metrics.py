@@ -23,22 +23,33 @@ _SAMPLES = {"frames": "rgbt_live_source_frames", "dropped": "rgbt_live_source_fr
 
 
 class LiveCollector(Collector):
-    """Asks a pipeline when it is scraped.
+    """Asks every rig when it is scraped.
 
     Args:
-        state: What is asked.
-        viewers: Streams of pictures that are open.
-        encoded: Pictures encoded so far.
+        states: What is asked, by the name that becomes the label ``rig``.
+        viewers: Streams of a rig's pictures that are open.
+        encoded: Pictures of a rig encoded so far.
     """
 
-    def __init__(self, state: Viewed, viewers: Callable[[], int], encoded: Callable[[], int]) -> None:
-        self._state = state
+    def __init__(
+        self, states: Mapping[str, Viewed], viewers: Callable[[str], int], encoded: Callable[[str], int]
+    ) -> None:
+        self._states = states
         self._viewers = viewers
         self._encoded = encoded
 
     def collect(self) -> Iterator[Metric]:
-        """Yield every figure of one snapshot."""
-        told = self._state.snapshot()
+        """Yield every figure of one snapshot of each rig."""
+        families: dict[str, Metric] = {}
+        for rig, state in self._states.items():
+            for metric in self._of_one(rig, state):
+                labelled = [sample._replace(labels={"rig": rig, **sample.labels}) for sample in metric.samples]
+                family = families.setdefault(metric.name, metric)
+                family.samples = labelled if family is metric else [*family.samples, *labelled]
+        yield from families.values()
+
+    def _of_one(self, rig: str, state: Viewed) -> Iterator[Metric]:
+        told = state.snapshot()
         yield _counter("rgbt_live_answers", "Answers given", told["answers"])
         yield _gauge("rgbt_live_answer_rate", "Answers per second of late", told["rate"])
         yield _gauge("rgbt_live_ready", "1 where an answer came of late", float(told["ready"]))
@@ -51,8 +62,8 @@ class LiveCollector(Collector):
         yield _stages(told["stage_ms"])
         yield from _sources(told["sources"])
         yield from _sinks(told["sinks"])
-        yield _gauge("rgbt_live_page_viewers", "Streams of pictures that are open", self._viewers())
-        yield _counter("rgbt_live_page_pictures", "Pictures encoded for the page", self._encoded())
+        yield _gauge("rgbt_live_page_viewers", "Streams of pictures that are open", self._viewers(rig))
+        yield _counter("rgbt_live_page_pictures", "Pictures encoded for the page", self._encoded(rig))
 
 
 def metrics_text(collector: Collector) -> Callable[[], bytes]:

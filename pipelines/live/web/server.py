@@ -3,7 +3,7 @@
 import logging
 import socket
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import uvicorn
 
@@ -25,14 +25,16 @@ STALL_S = 10.0
 class Server:
     """A page that is being served; made by ``serve``."""
 
-    def __init__(self, board: Board, uvicorn_server: uvicorn.Server, listener: socket.socket, url: str) -> None:
+    def __init__(
+        self, boards: Sequence[Board], uvicorn_server: uvicorn.Server, listener: socket.socket, url: str
+    ) -> None:
         self.url = url
         """Address without a token."""
         self.token: str | None = None
         """What a viewer must know; None where only this machine can reach the page."""
         self.is_token_new = False
         """Whether the token was made here, so that it has to be told."""
-        self._board = board
+        self._boards = boards
         self._server = uvicorn_server
         self._listener = listener
         self._thread = threading.Thread(target=self._run, name="page server", daemon=True)
@@ -50,12 +52,12 @@ class Server:
     @property
     def viewers(self) -> int:
         """Streams of pictures that are open."""
-        return self._board.views.size
+        return sum(board.views.size for board in self._boards)
 
     @property
     def pictures(self) -> int:
         """Pictures encoded since the start."""
-        return self._board.pictures.encoded
+        return sum(board.pictures.encoded for board in self._boards)
 
     def start(self) -> None:
         """Serve, and return when requests are answered."""
@@ -68,7 +70,8 @@ class Server:
 
     def stop(self, deadline_s: float = 3.0) -> None:
         """End every stream and the server; asking twice does no harm."""
-        self._board.close()
+        for board in self._boards:
+            board.close()
         self._server.should_exit = True
         self._thread.join(deadline_s)
         if self._thread.is_alive():
@@ -80,7 +83,7 @@ class Server:
 
 
 def serve(
-    state: Viewed,
+    state: Viewed | Mapping[str, Viewed],
     classes: Sequence[str],
     inputs: InputSpec,
     host: str = "127.0.0.1",
@@ -93,7 +96,7 @@ def serve(
     """Serve the page of a running pipeline in a thread of its own.
 
     Args:
-        state: What is shown; asked from the page's threads.
+        state: What is shown, of one rig, or of each by its name; asked from the page's threads.
         classes: Names of the model's classes.
         inputs: What the model takes; says what thermal's numbers mean.
         host: Where to listen; anything but this machine alone asks viewers for a token.
@@ -108,8 +111,9 @@ def serve(
     agreed = agreed_token(host, token)
     listener = listen(host, port, stall_s)
     port = listener.getsockname()[1]
-    board = Board(state, inputs, tuple(classes))
-    app = make_app(board, Page.read("page.html"), stall_s)
+    states = state if isinstance(state, Mapping) else {"live": state}
+    boards = {name: Board(one, inputs, tuple(classes)) for name, one in states.items()}
+    app = make_app(boards, Page.read("page.html"), stall_s)
     guarded = Guard(app, HostRule(host, hosts), Access(agreed, port), Page.read("login.html"))
     config = uvicorn.Config(
         guarded,
@@ -124,7 +128,7 @@ def serve(
         timeout_keep_alive=5,
         timeout_graceful_shutdown=1,
     )
-    server = Server(board, uvicorn.Server(config), listener, f"http://{shown_host(host)}:{port}/")
+    server = Server(tuple(boards.values()), uvicorn.Server(config), listener, f"http://{shown_host(host)}:{port}/")
     server.token, server.is_token_new = agreed, agreed is not None and token is None
     server.start()
     return server
