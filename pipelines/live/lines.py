@@ -4,8 +4,10 @@ import csv
 import io
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -63,17 +65,17 @@ class JsonLinesSink:
     - detect: boxes, a list of {box: [x1, y1, x2, y2] in pixels of the delivered RGB frame, score, class};
     - segment: classes, name → {share of the pixels, mean confidence}; with ``rle`` masks too, name → {size, counts};
     - classify: class, probability, and probabilities, name → probability.
+
+    Of cameras also ``utc``, the time of day of time_ns.
     """
 
-    def __init__(self, path: Path, classes: tuple[str, ...], rle: bool = False) -> None:
+    def __init__(self, path: Path, classes: tuple[str, ...], rle: bool = False, *, is_live: bool = False) -> None:
         self._lines = LineFile(path)
-        self._classes = classes
-        self._rle = rle
+        self._as_line = LineWriter(classes, rle, is_live=is_live)
 
     def write(self, pair: Pair, prepared: Prepared, answer: Answer) -> None:
         """Append one line."""
-        line = json.dumps(_moment(pair, answer) | answer.as_json(self._classes, self._rle), ensure_ascii=False)
-        self._lines.append(line + "\n", answer.index)
+        self._lines.append(self._as_line(pair, answer) + "\n", answer.index)
 
     def close(self, *, failed: bool = False) -> None:
         """Finish the file."""
@@ -106,6 +108,34 @@ class CsvSink:
     def close(self, *, failed: bool = False) -> None:
         """Finish the file."""
         self._lines.close(failed=failed)
+
+
+class LineWriter:
+    """Writes an answer as one line of JSON, see JsonLinesSink.
+
+    Args:
+        classes: Names of the model's classes.
+        rle: Whether masks are told too.
+        is_live: Whether the frames' times are those of this machine's monotonic clock, so that ``utc`` is known.
+    """
+
+    def __init__(self, classes: tuple[str, ...], rle: bool = False, *, is_live: bool = False) -> None:
+        self._classes = classes
+        self._rle = rle
+        self._is_live = is_live
+
+    def __call__(self, pair: Pair, answer: Answer) -> str:
+        """Return the line, without its end."""
+        moment = _moment(pair, answer)
+        if self._is_live:
+            moment["utc"] = utc(pair.time_ns)
+        return json.dumps(moment | answer.as_json(self._classes, self._rle), ensure_ascii=False)
+
+
+def utc(time_ns: int) -> str:
+    """The time of day at a moment of the monotonic clock, to the millisecond."""
+    now_ns = time.time_ns() - time.monotonic_ns() + time_ns
+    return datetime.fromtimestamp(now_ns / 1e9, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _moment(pair: Pair, answer: Answer) -> dict[str, Any]:
