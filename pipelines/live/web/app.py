@@ -1,7 +1,7 @@
 """The endpoints: all of them GET, none takes a path or writes anything."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Annotated, Any
 
@@ -62,7 +62,7 @@ class Board:
         low, high = self.pictures.ends()
         return {**self.figures.now(), "scale": {"low": low, "high": high}, "viewers": self.views.size}
 
-    async def parts(self, view: View) -> AsyncIterator[bytes]:
+    async def parts(self, view: View) -> AsyncGenerator[bytes, None]:
         """One view's pictures, beginning with the one that is there."""
         with self.views.subscription(view) as box:
             part = self.pictures.made(view)
@@ -72,7 +72,7 @@ class Board:
             async for message in box.messages(_AGAIN_S):
                 yield message
 
-    async def news(self, rigs: Mapping[str, "Board"]) -> AsyncIterator[bytes]:
+    async def news(self, rigs: Mapping[str, "Board"]) -> AsyncGenerator[bytes, None]:
         """The history for the charts and the names of all rigs, and then the figures twice a second."""
         with self.events.subscription("state") as box:
             hello = {**self.figures.hello(self.pictures.thermometer.unit), "rigs": list(rigs)}
@@ -128,7 +128,6 @@ def _board(boards: Mapping[str, Board], rig: str | None) -> Board:
 
 
 def _add_streams(app: FastAPI, boards: Mapping[str, Board], stall_s: float) -> None:
-
     @app.get("/stream")
     async def stream(
         view: Annotated[ViewName, Query()] = "all",

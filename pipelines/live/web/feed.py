@@ -1,8 +1,8 @@
 """Responses without an end, to viewers of any speed: each is given the latest, and what it missed is gone."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from typing import Generic, TypeVar
 
 from starlette.responses import Response
@@ -104,7 +104,7 @@ class Channel(Generic[KeyT]):
 class FeedResponse(Response):
     """A response of messages until the viewer leaves, the feed closes, or nothing was taken for ``stall_s``."""
 
-    def __init__(self, messages: Callable[[], AsyncIterator[bytes]], media_type: str, stall_s: float) -> None:
+    def __init__(self, messages: Callable[[], AsyncGenerator[bytes, None]], media_type: str, stall_s: float) -> None:
         super().__init__(media_type=media_type)
         del self.headers["content-length"]
         self.headers["X-Accel-Buffering"] = "no"
@@ -125,13 +125,14 @@ class FeedResponse(Response):
             task.result()
 
     async def _pump(self, send: Send) -> None:
-        messages = self._messages()
-        async for message in messages:
-            try:
-                body = {"type": "http.response.body", "body": message, "more_body": True}
-                await asyncio.wait_for(send(body), self._stall_s)
-            except TimeoutError:
-                return
+        # Closed by name: left to the garbage collector, a viewer that is gone would count as one for a while.
+        async with aclosing(self._messages()) as messages:
+            async for message in messages:
+                try:
+                    body = {"type": "http.response.body", "body": message, "more_body": True}
+                    await asyncio.wait_for(send(body), self._stall_s)
+                except TimeoutError:
+                    return
         await send({"type": "http.response.body", "body": b""})
 
 
