@@ -236,7 +236,9 @@ class _Reader(threading.Thread):
         try:
             self._read()
         except BaseException as error:  # noqa: BLE001 - judged by the keeper, raised again in the main thread
-            self.error = error.with_traceback(None) if isinstance(error, DataError) else error
+            if isinstance(error, DataError):  # what it remembers would keep the connection's decoder alive
+                error.__traceback__ = error.__context__ = None
+            self.error = error
         finally:
             self.is_done = True
             self._keeper.done()

@@ -35,48 +35,52 @@ class PixelReader:
         self._spec = spec
         self._reformatter = VideoReformatter()
         self._pixels = ""
-        self._convert: Callable[[VideoFrame], Image]
+        self._raw: Callable[[VideoFrame], Image] | None = None
+        """Reads the stored numbers of thermal; None: brightness of a colour format."""
         self._is_first = True
 
     def __call__(self, frame: VideoFrame) -> Image:
         """Return the frame's image; DataError when its pixels are not what the bundle takes."""
         self.choose(frame.format)
-        image = self._convert(frame)
+        if self._sensor == "rgb":
+            image = self._rgb(frame)
+        else:
+            image = self._spec.convert(self._luma(frame) if self._raw is None else self._raw(frame), self._name)
         self._is_first = False
         return image
 
     def choose(self, pixels: VideoFormat) -> None:
         """Get ready for frames of this format; DataError when the bundle does not take such."""
-        if pixels.name != self._pixels:
-            self._convert = self._converter(pixels)
-            self._pixels = pixels.name
-
-    def _converter(self, pixels: VideoFormat) -> Callable[[VideoFrame], Image]:
+        if pixels.name == self._pixels:
+            return
         bits, channels = pixels.components[0].bits, len(pixels.components)
         if self._sensor == "rgb":
             if channels == 1 and bits > 8:
                 raise DataError(
                     f"{self._name}: RGB is {pixels.name}, one channel of {bits} bits; are --rgb and --thermal swapped?"
                 )
-            return self._rgb
-        reader = self._thermal_reader(pixels)
-        if reader is None:
-            raise DataError(f"{self._name}: thermal video is {pixels.name} ({bits} bits, {channels} channels), but "
-                            f"{wanted_thermal(self._spec)}")  # fmt: skip
-        return lambda frame: self._spec.convert(reader(frame), self._name)
+        else:
+            # A plain function: one bound to this object would be a circle, and keep decoders alive until it is found.
+            self._raw = self._thermal_reader(pixels)
+        self._pixels = pixels.name
 
     def _thermal_reader(self, pixels: VideoFormat) -> Callable[[VideoFrame], Image] | None:
-        """Choose what reads the stored numbers of this format; None when the spec does not convert such."""
+        """Choose what reads the stored numbers of this format; DataError when the spec does not convert such."""
         unit, is_grey, bits = self._spec.unit, pixels.name.startswith("gray"), pixels.components[0].bits
-        counts = _big_endian_counts if pixels.is_big_endian else _counts
+        channels = len(pixels.components)
+        converts = self._spec.stored not in ("unit", "radiometric")
         if pixels.name == "grayf32le":
-            return _floats if unit == "celsius" and self._spec.stored != "planck" else None
-        if len(pixels.components) == 1 and is_grey and 8 < bits <= 16:
-            converts = self._spec.stored not in ("unit", "radiometric")
-            return counts if unit == "counts16" or converts else None
-        if unit == "intensity8" and bits == 8:
-            return _grey if is_grey else self._luma
-        return None
+            if unit == "celsius" and self._spec.stored != "planck":
+                return _floats
+        elif channels == 1 and is_grey and 8 < bits <= 16:
+            if unit == "counts16" or converts:
+                return _big_endian_counts if pixels.is_big_endian else _counts
+        elif unit == "intensity8" and bits == 8:
+            return _grey if is_grey else None
+        raise DataError(
+            f"{self._name}: thermal video is {pixels.name} ({bits} bits, {channels} channels), but "
+            f"{wanted_thermal(self._spec)}"
+        )
 
     def _rgb(self, frame: VideoFrame) -> Image:
         return self._reformatter.reformat(frame, format="rgb24").to_ndarray()
