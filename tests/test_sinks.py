@@ -253,7 +253,7 @@ def test_window_ends_the_run_on_q_escape_or_closing(monkeypatch, key, visible, s
 
 
 def test_every_kind_of_sink_is_listed():
-    assert set(SINKS) == {"video", "jsonl", "csv", "window"}
+    assert set(SINKS) == {"video", "jsonl", "csv", "window", "mqtt", "webhook", "stream"}
 
 
 @pytest.mark.parametrize("inputs", [INPUTS, CANVAS])

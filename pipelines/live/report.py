@@ -8,7 +8,8 @@ from data.rig import Rig
 from pipelines.live.pairing import PairingRules, Sensor, default_max_skew_ns
 from pipelines.live.source_status import SourceStatus
 from pipelines.live.sources import Source
-from pipelines.live.stats import LiveStats
+from pipelines.live.stats import Histogram, LiveStats
+from pipelines.live.status import summary
 
 _LATE_NS = 50_000_000
 """That a frame may come late by: network, decoder, scheduler."""
@@ -79,6 +80,18 @@ class LiveReport:
                 lines.append(f"{name}: {status['dropped']} answers were not delivered{why}")
         return lines if self.failure is None else [self.failure, *lines]
 
+    def lines(self, provider: str) -> list[str]:
+        """What ``rgbt live`` prints for people."""
+        infer, skew, latency = self.stats.stage_ms["infer"], self.stats.skew_ms, self.stats.latency_ms
+        lines = [summary(self.stats.answers, self.counts, self.seconds)]
+        if self.stats.answers:
+            lines.append(f"inference {_figures(infer)} on {provider}")
+        if skew.count:
+            lines.append(f"skew {_figures(skew)}")
+        if latency.count:
+            lines.append(f"latency {_figures(latency)}, wait for the partner {_figures(self.stats.stage_ms['pair'])}")
+        return lines
+
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers and text."""
         told: dict[str, Any] = {
@@ -94,6 +107,10 @@ class LiveReport:
         if self.sinks:
             told["sinks"] = dict(self.sinks)
         return told
+
+
+def _figures(of: Histogram) -> str:
+    return f"{of.percentile(50):.1f} ms (99 %: {of.percentile(99):.1f} ms)"
 
 
 def pairing_rules(sources: Mapping[Sensor, Source], rig: Rig, settings: LiveSettings) -> PairingRules:

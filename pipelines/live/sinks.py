@@ -4,7 +4,9 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from fractions import Fraction
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -40,12 +42,19 @@ class VideoSink:
     """Annotated H.264 in Matroska, both sensors side by side, at the capture times of the pairs.
 
     Clusters are closed every second, so that a kill loses the last second at most.
+
+    Args:
+        path: The file.
+        composer: Draws the pictures.
+        period_ns: Time between two of them, where it is known.
+        in_parts: Of cameras: after a failure go on in a new file, OUT.2.mkv, as one without a hole is not to be had.
     """
 
-    def __init__(self, path: Path, composer: Composer, period_ns: int | None = None) -> None:
+    def __init__(self, path: Path, composer: Composer, period_ns: int | None = None, *, in_parts: bool = False) -> None:
         if path.suffix.lower() != ".mkv":
             raise DataError(f"{path}: the annotated video is Matroska, which survives a kill; name it {path.stem}.mkv")
-        self._path = path
+        self._path = self._first_path = path
+        self._parts = 1 if in_parts else None
         self._compose = composer
         self._rate = Fraction(1_000_000_000, period_ns).limit_denominator(1001) if period_ns else Fraction(30)
         self._container: av.container.OutputContainer | None = None
@@ -57,6 +66,14 @@ class VideoSink:
     def write(self, pair: Pair, prepared: Prepared, answer: Answer) -> None:
         """Draw and encode one answer."""
         picture = av.VideoFrame.from_ndarray(self._compose(pair, prepared, answer), format="rgb24")
+        try:
+            self._encode(picture, pair, answer)
+        except DataError:
+            if self._parts is not None:
+                self._begin_anew(self._parts + 1)
+            raise
+
+    def _encode(self, picture: av.VideoFrame, pair: Pair, answer: Answer) -> None:
         with told(self._path, answer.index):
             if self._container is None:
                 self._open(picture.width, picture.height)
@@ -76,6 +93,18 @@ class VideoSink:
                 container.mux(self._stream.encode())
             finally:
                 container.close()
+
+    def _begin_anew(self, part: int) -> None:
+        container, self._container = self._container, None
+        with suppress(OSError, av.error.FFmpegError):  # it has failed already
+            if container is not None:
+                container.close()
+        with suppress(OSError):
+            if not self._path.stat().st_size:
+                self._path.unlink()
+                return  # nothing was written: the name is still free
+        self._parts, self._last_pts = part, -1
+        self._path = self._first_path.with_name(f"{self._first_path.stem}.{part}{self._first_path.suffix}")
 
     def _open(self, width: int, height: int) -> None:
         self._container = av.open(
@@ -143,11 +172,24 @@ class CollectingSink:
         self.closed, self.failed = True, failed
 
 
+def _by(module: str, name: str) -> Callable[..., Sink]:
+    """The sink of that name, imported when it is asked for."""
+
+    def make(*arguments: Any, **options: Any) -> Sink:  # noqa: ANN401 - whatever its class takes
+        sink: Sink = getattr(import_module(f"pipelines.live.{module}"), name)(*arguments, **options)
+        return sink
+
+    return make
+
+
 SINKS: dict[str, Callable[..., Sink]] = {
     "video": VideoSink,
     "jsonl": JsonLinesSink,
     "csv": CsvSink,
     "window": WindowSink,
+    "mqtt": _by("mqtt", "MqttSink"),
+    "webhook": _by("webhook", "WebhookSink"),
+    "stream": _by("stream_out", "StreamSink"),
 }
 """Kind of sink → its class."""
 

@@ -1,0 +1,78 @@
+"""A site: several rigs that share one model, as a YAML file."""
+
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from data.errors import DataError
+from data.yaml_file import read_model
+
+_PATHS = ("rig", "save", "jsonl", "csv")
+Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class RigOptions(BaseModel):
+    """What a user may say of one rig; the options of ``rgbt live`` of the same names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rgb: str | None = None
+    """Address of the RGB camera; ``${NAME}`` is filled in from the environment."""
+    thermal: str | None = None
+    rig: Path | None = None
+    """How thermal lies on RGB; here and below relative to the YAML file."""
+    score: float = Field(0.3, ge=0, le=1)
+    max_skew: Milliseconds | None = None
+    max_wait: Milliseconds | None = None
+    hold: bool = False
+    save: Path | None = None
+    jsonl: Path | None = None
+    rle: bool = False
+    csv: Path | None = None
+    mqtt: str | None = None
+    webhook: str | None = None
+    stream: str | None = None
+
+    @model_validator(mode="after")
+    def _sees_something(self) -> Self:
+        if self.rgb is None and self.thermal is None:
+            raise ValueError("no source; give rgb, thermal or both")
+        return self
+
+    def beside(self, folder: Path) -> "RigOptions":
+        """Return a copy whose relative paths start at ``folder``."""
+        paths = {name: folder / path for name in _PATHS if (path := getattr(self, name)) is not None}
+        return self.model_copy(update=paths)
+
+
+class Site(BaseModel):
+    """Rigs that share one session."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    bundle: Path | None = None
+    """Folder of the bundle; BUNDLE of the command line goes first."""
+    serve: str | None = None
+    """HOST:PORT of the page of all rigs; --serve goes first."""
+    rigs: dict[Annotated[str, Field(pattern=r"^[\w.-]+$")], RigOptions] = Field(min_length=1)
+    """Name → rig."""
+
+    @classmethod
+    def load(cls, path: Path) -> "Site":
+        """Read a YAML file; relative paths in it start at its folder.
+
+        Raises:
+            DataError: a field is wrong (it names file, field and line), or two rigs write to one place.
+        """
+        site = read_model(path, cls)
+        rigs = {name: rig.beside(path.parent) for name, rig in site.rigs.items()}
+        taken: dict[str, str] = {}
+        for name, rig in rigs.items():
+            for place in (rig.save, rig.jsonl, rig.csv, rig.stream):
+                if place is not None and taken.setdefault(str(place), name) != name:
+                    raise DataError(
+                        f"{path}: the rigs {taken[str(place)]} and {name} both have {place}; give each its own"
+                    )
+        bundle = None if site.bundle is None else path.parent / site.bundle
+        return site.model_copy(update={"bundle": bundle, "rigs": rigs})
