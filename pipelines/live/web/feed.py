@@ -37,7 +37,8 @@ class Mailbox:
         last: bytes | None = None
         while True:
             try:
-                await asyncio.wait_for(self._is_full.wait(), again_s)
+                async with asyncio.timeout(again_s):
+                    await self._is_full.wait()
             except TimeoutError:
                 if last is not None:
                     yield last
@@ -130,7 +131,9 @@ class FeedResponse(Response):
             async for message in messages:
                 try:
                     body = {"type": "http.response.body", "body": message, "more_body": True}
-                    await asyncio.wait_for(send(body), self._stall_s)
+                    # Not wait_for: Python 3.11's forgets a cancellation that comes as the send ends.
+                    async with asyncio.timeout(self._stall_s):
+                        await send(body)
                 except TimeoutError:
                     return
         await send({"type": "http.response.body", "body": b""})
