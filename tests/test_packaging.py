@@ -56,6 +56,11 @@ def test_wheel_holds_our_rooms_and_no_others(wheel):
         assert wanted <= set(names)
 
 
+def test_wheel_holds_the_page(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {f"pipelines/live/web/{name}.html" for name in ("page", "login")} <= names
+
+
 def test_wheel_holds_the_recipes_and_the_licence(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     recipes = {str(path.relative_to(HOME)) for path in (HOME / "pipelines" / "recipes").glob("*.yaml")}

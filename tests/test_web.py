@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import cv2
 import httpx
@@ -467,3 +468,24 @@ def test_a_picture_that_cannot_be_drawn_ends_nothing(served, staged, monkeypatch
         monkeypatch.setattr(module, "Scene", whole)
         staged.give()
         assert next(pictures)[0] >= 1
+
+
+def test_viewers_that_come_and_go_leave_nothing_behind(served, staged):
+    server = served()
+    staged.give()
+
+    def visit():
+        with watching(server) as pictures, client(server) as browser, browser.stream("GET", "/events") as events:
+            next(pictures)
+            next(events.iter_lines())
+        until(lambda: server.viewers == 0)
+
+    def held():
+        return threading.active_count(), len(list(Path("/proc/self/fd").iterdir()))
+
+    for _ in range(3):
+        visit()
+    before = held()
+    for _ in range(12):
+        visit()
+    until(lambda: held() <= before)
