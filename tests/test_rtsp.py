@@ -66,7 +66,7 @@ def test_frames_come_as_they_were_sent(rtsp_server, rtsp_units, capture):
     assert abs(monotonic_ns() - frames[-1].time_ns) < 5e9
     status = live.status()
     assert (status.state, status.reconnects, status.stalls, status.last_error) == ("up", 0, 0, None)
-    assert 20 < status.fps < 40
+    assert 10 < status.fps < 90  # of a second or two, on a machine that may do other work
     assert status.frames >= 40 and status.age_s < 1
     assert status.name == f"rtsp://***@127.0.0.1:{server.port}/rgb"
 
@@ -272,3 +272,11 @@ def test_pictures_over_http(mjpeg, capture):
     assert frames[0].image[0, 0, 0] > 40 > frames[0].image[0, 0, 2]
     assert frames[-1].time_ns - frames[0].time_ns > 0.2e9  # as they come, not as FFmpeg numbers them
     assert "hunter2" not in repr(live.status()) + frames[0].source
+
+
+def test_eight_bits_over_http_are_refused_for_a_bundle_of_counts(mjpeg):
+    source = open_sources({"thermal": mjpeg}, ThermalSpec(unit="counts16"), None)["thermal"]
+    with pytest.raises(DataError, match="the bundle takes unit 'counts16'") as caught:
+        source.read()
+    source.close()
+    assert "hunter2" not in str(caught.value) and "\n" not in str(caught.value)

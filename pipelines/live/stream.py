@@ -1,4 +1,9 @@
-"""RTSP and HTTP streams through PyAV: one connection, read with time-outs and without delay."""
+"""RTSP and HTTP streams through PyAV: one connection, read with time-outs and without a queue.
+
+FFmpeg hands out a picture of H.264 or HEVC over RTSP when the next one begins, for it does not look at RTP's marker:
+the stamp of receipt, and the picture itself, come one frame period after the camera's last packet of it. That is alike
+for both cameras of one rate; between cameras of two rates the rig's time offset holds the difference.
+"""
 
 import re
 from collections import OrderedDict
