@@ -280,3 +280,22 @@ def test_eight_bits_over_http_are_refused_for_a_bundle_of_counts(mjpeg):
         source.read()
     source.close()
     assert "hunter2" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_password_of_any_characters_opens_and_is_shown_nowhere(
+    rtsp_server, rtsp_units, capture, monkeypatch, tmp_path
+):
+    password = "hunter2@/#?:%41&!"
+    server = rtsp_server(rgb=(rtsp_units(), 30))
+    server.tell(f"lock rgb admin {password}")
+    monkeypatch.setenv("CAMERA_PASSWORD", password)
+    (tmp_path / "secret").write_text(password + "\n")
+    place = server.url("rgb").removeprefix("rtsp://")
+    for secret in ("${CAMERA_PASSWORD}", f"${{file:{tmp_path}/secret}}"):
+        live = capture(f"rtsp://admin:{secret}@{place}")
+        live.get(PATIENCE_S)
+        assert "hunter2" not in repr(live.status())
+    wrong = capture(f"rtsp://admin:hunter3@{place}")
+    until(lambda: wrong.status().state == "down")
+    assert "401" in wrong.status().last_error or "unauthorized" in wrong.status().last_error
+    assert "hunter" not in repr(wrong.status())

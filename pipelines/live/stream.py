@@ -108,16 +108,16 @@ class Stream:
         """
         try:
             decoded = next(self._frames, None)
+            if decoded is None:
+                return None
+            if self._hwaccel is not None and self._sequence == 0:
+                self._refuse_software(decoded)
+            image = self._pixels(decoded)
         except (av.error.FFmpegError, OSError) as error:
             raise LostError(f"{self.name}: {_reason(error)}") from None
-        if decoded is None:
-            return None
-        if self._hwaccel is not None and self._sequence == 0:
-            self._refuse_software(decoded)
         presented, time_base = decoded.pts, decoded.time_base
         presented_ns = None if presented is None or time_base is None else _ns(presented, time_base)
-        time_ns = self._stamp(presented_ns, self._arrived_ns(presented))
-        frame = Frame(self._pixels(decoded), time_ns, self._sequence, self.name)
+        frame = Frame(image, self._stamp(presented_ns, self._arrived_ns(presented)), self._sequence, self.name)
         self._sequence += 1
         return frame
 

@@ -5,8 +5,9 @@ access units in Annex B, each with its length (4 bytes, big endian) before it; t
 frame period. Every client of a path gets the same pictures at the same time. Says ``ready`` when it listens.
 
 Lines on stdin, each answered with ``done``: ``drop PATH`` closes the clients' connections, ``pause PATH`` and
-``resume PATH`` stop the pictures and let them go on, ``freeze PATH`` sends key frames of one picture, ``garbage PATH``
-sends random bytes for pictures, ``play PATH FILE`` goes over to another file for clients that come from now on.
+``resume PATH`` stop the pictures and let them go on, ``freeze PATH`` and ``thaw PATH`` send key frames of one picture,
+``garbage PATH`` and ``clean PATH`` random bytes for pictures, ``play PATH FILE`` goes over to another file,
+``lock PATH USER PASSWORD`` lets only this user in.
 """
 
 import random
@@ -107,12 +108,25 @@ class Camera:
         return any(bytes([0, 0, 1, head]) in unit for head in (0x25, 0x45, 0x65))
 
 
+def lock(server, factory, user, password):
+    """Ask whoever comes for this name and password."""
+    token, permissions, auth = GstRtspServer.RTSPToken(), GstRtspServer.RTSPPermissions(), GstRtspServer.RTSPAuth()
+    token.set_string("media.factory.role", "user")
+    auth.add_basic(GstRtspServer.RTSPAuth.make_basic(user, password), token)
+    for what in ("media.factory.access", "media.factory.construct"):
+        permissions.add_permission_for_role("user", what, True)
+    factory.set_permissions(permissions)
+    server.set_auth(auth)
+
+
 def obey(server, cameras, line):
     """Do what a line says."""
     word, path, *rest = line.split()
     camera = cameras[path]
     if word == "drop":
         server.client_filter(lambda *_: GstRtspServer.RTSPFilterResult.REMOVE)
+    elif word == "lock":
+        lock(server, camera.factory, *rest)
     elif word == "play":
         camera.units = read_units(rest[0])
     else:
