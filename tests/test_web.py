@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from data.errors import DataError
 from pipelines.live.web.access import Access, agreed_token
-from pipelines.live.web.address import HostRule, is_loopback, parse_address
+from pipelines.live.web.address import HostRule, is_loopback
 from pipelines.live.web.page import Page
 from pipelines.live.web.server import serve
 
@@ -75,26 +75,6 @@ def until(holds, seconds=10.0):
 
 
 # Addresses, names and tokens
-
-
-@pytest.mark.parametrize(
-    ("text", "address"),
-    [
-        ("0.0.0.0:8080", ("0.0.0.0", 8080)),
-        ("8080", ("127.0.0.1", 8080)),
-        (":0", ("127.0.0.1", 0)),
-        ("[::1]:80", ("::1", 80)),
-        ("mast.local:9000", ("mast.local", 9000)),
-    ],
-)
-def test_addresses(text, address):
-    assert parse_address(text) == address
-
-
-@pytest.mark.parametrize("text", ["", "host", "host:", "host:http", "::1:80", "host:70000", "host:-1", "host:8²"])
-def test_what_is_no_address_is_said_in_one_line(text):
-    with pytest.raises(DataError, match="give HOST:PORT"):
-        parse_address(text)
 
 
 @pytest.mark.parametrize(

@@ -10,20 +10,6 @@ _LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 _EVERYWHERE = ("0.0.0.0", "::")
 
 
-def parse_address(text: str) -> tuple[str, int]:
-    """Split ``HOST:PORT``, ``[V6]:PORT`` or ``PORT`` (on this machine only); port 0 takes a free one.
-
-    Raises:
-        DataError: the text is none of these.
-    """
-    host, _, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]") or "127.0.0.1"
-    is_bare_v6 = ":" in host and not text.startswith("[")
-    if is_bare_v6 or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise DataError(f"--serve {text}: give HOST:PORT, as 127.0.0.1:8080, 0.0.0.0:8080 or [::1]:8080")
-    return host, int(port)
-
-
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach a server there."""
     if host.lower() == "localhost":

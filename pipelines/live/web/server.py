@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import uvicorn
 
+from data.errors import DataError
 from data.prepare import InputSpec
 from pipelines.live.web.access import Access, agreed_token
 from pipelines.live.web.address import HostRule, listen, shown_host
@@ -60,13 +61,16 @@ class Server:
         return sum(board.pictures.encoded for board in self._boards)
 
     def start(self) -> None:
-        """Serve, and return when requests are answered."""
+        """Serve, and return when requests are answered; DataError where they never are."""
         self._thread.start()
         waited = threading.Event()
         for _ in range(round(_START_S / 0.01)):
             if self._server.started or not self._thread.is_alive():
                 break
             waited.wait(0.01)
+        if not self._server.started:
+            self.stop()
+            raise DataError(f"--serve: the page at {self.url} did not start within {_START_S:g} s")
 
     def stop(self, deadline_s: float = 3.0) -> None:
         """End every stream and the server; asking twice does no harm."""
@@ -106,7 +110,7 @@ def serve(
         stall_s: A viewer that takes nothing for so long is dropped.
 
     Raises:
-        DataError: the address is taken or unknown, or the token is too short.
+        DataError: the address is taken or unknown, the token is too short, or the server does not start.
     """
     agreed = agreed_token(host, token)
     listener = listen(host, port, stall_s)
