@@ -18,6 +18,7 @@ from pipelines.live.outbox import close_sinks, statuses
 from pipelines.live.pairing import Sensor
 from pipelines.live.report import DEFAULTS, LiveReport, LiveSettings, budget_ns, pairing_rules
 from pipelines.live.sinks import Sink
+from pipelines.live.source_status import SourceStatus
 from pipelines.live.sources import Source
 from pipelines.live.state import LiveState
 
@@ -127,6 +128,7 @@ class _Station:
         self.ended_by: str | None = None
         self._failure: str | None = None
         self._hanging: tuple[str, ...] = ()
+        self._statuses: dict[Sensor, SourceStatus] = {}
         self._seconds = 0.0
         self._first_at: float | None = None
         self._asked_at = perf_counter()
@@ -155,8 +157,8 @@ class _Station:
         if ready is None:
             return None
         now = perf_counter()
-        self._first_at = self._first_at or now
-        waited_s, self._asked_at = now - self._asked_at, now
+        waited_s = 0.0 if self._first_at is None else now - self._asked_at
+        self._first_at, self._asked_at = self._first_at or now, now
         return self.answerer.prepare(ready.pair, waited_s, ready.waited_ns / 1e9)
 
     def sleep_s(self) -> float:
@@ -179,6 +181,7 @@ class _Station:
 
     def close(self, *, is_failing: bool) -> list[DataError]:
         """Stop the captures and close the sinks."""
+        self._statuses = {sensor: capture.status() for sensor, capture in self.captures.items()}
         self._hanging = tuple(stop_all(list(self.captures.values()), self.rig.settings.deadline_s))
         return close_sinks(self.rig.sinks, self.rig.settings.deadline_s, failed=is_failing)
 
@@ -192,7 +195,7 @@ class _Station:
             self.answerer.stats,
             self.ended_by or ("stop" if was_stopped else "end"),
             self._hanging,
-            {sensor: capture.status() for sensor, capture in self.captures.items()},
+            self._statuses,
             statuses(self.rig.sinks),
             self._failure,
         )

@@ -1,0 +1,106 @@
+"""The command on cameras, whole: synthetic ones, which need no device."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+
+from pipelines.cli import main
+
+S = 60.0
+
+
+def cameras(bundle, *more):
+    return ["live", str(bundle), "--rgb", "synthetic:", "--thermal", "synthetic:", "--threads", "1", *map(str, more)]
+
+
+def test_two_cameras_are_paired_answered_and_reported(tiny_bundle, tmp_path, capsys):
+    jsonl, video = tmp_path / "out.jsonl", tmp_path / "out.mkv"
+    assert main(cameras(tiny_bundle, "--limit", 20, "--jsonl", jsonl, "--save", video, "--json")) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["ended_by"] == "limit" and report["answers"] == 20
+    assert report["counts"]["pairs"] >= 10
+    assert report["latency_ms"]["p50"] > 0 and report["stage_ms"]["pair"]["p50"] is not None
+    assert report["sources"]["rgb"]["state"] == "up"
+    assert report["sinks"]["jsonl"]["dropped"] == report["sinks"]["jsonl"]["errors"] == 0
+    told = [json.loads(line) for line in jsonl.read_text().splitlines()]
+    assert [line["index"] for line in told] == list(range(20)) and told[0]["utc"].endswith("Z")
+    assert video.stat().st_size > 0
+
+
+def test_people_are_told_latency_and_the_wait_for_the_partner(tiny_bundle, capsys):
+    assert main(cameras(tiny_bundle, "--limit", 5)) == 0
+    said = capsys.readouterr().out
+    assert "latency" in said and "wait for the partner" in said
+
+
+def test_two_rigs_on_one_model(tiny_bundle, tmp_path, capsys):
+    site = tmp_path / "site.yaml"
+    site.write_text(
+        "rigs:\n  gate: {rgb: 'synthetic:', thermal: 'synthetic:', jsonl: gate.jsonl}\n"
+        "  yard: {thermal: 'synthetic:', jsonl: yard.jsonl}\n"
+    )
+    assert main(["live", str(tiny_bundle), "--config", str(site), "--limit", "10", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert {name: rig["ended_by"] for name, rig in report.items()} == {"gate": "limit", "yard": "limit"}
+    assert report["yard"]["counts"]["thermal_alone"] == 10
+    assert len((tmp_path / "gate.jsonl").read_text().splitlines()) == 10
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--give-up-after", "0"], "--give-up-after 0"),
+        (["--max-wait", "-1"], "--max-wait -1"),
+        (["--mqtt", "http://x"], "--mqtt http://x"),
+        (["--webhook", "x"], "--webhook x"),
+        (["--stream", "http://x"], "--stream http://x"),
+        (["--serve", "host:x"], "HOST:PORT"),
+        (["--config", "site.yaml"], "--rgb belongs to a rig"),
+    ],
+)
+def test_a_mistake_is_one_line(tiny_bundle, tmp_path, monkeypatch, capsys, options, says):
+    monkeypatch.chdir(tmp_path)
+    assert main(cameras(tiny_bundle, "--jsonl", "out.jsonl", *options)) == 1
+    error = capsys.readouterr().err
+    assert says in error and error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_bundle_it_says_what_to_give(capsys):
+    assert main(["live", "--rgb", "synthetic:"]) == 1
+    assert "no bundle" in capsys.readouterr().err
+
+
+def test_a_camera_that_stays_away_is_given_up_with_its_own_exit_code(tiny_bundle, capsys):
+    call = ["live", str(tiny_bundle), "--rgb", "rtsp://127.0.0.1:9/nothing", "--give-up-after", "0.5", "--json"]
+    assert main(call) == 3
+    assert json.loads(capsys.readouterr().out)["ended_by"] == "gave up"
+
+
+def test_a_service_is_served_and_ends_within_five_seconds_of_sigterm(tiny_bundle, tmp_path):
+    jsonl = tmp_path / "out.jsonl"
+    options = ["--jsonl", jsonl, "--serve", "127.0.0.1:0", "--log", "json", "--json", "--mqtt", "mqtt://127.0.0.1:9/x"]
+    command = [sys.executable, "-m", "pipelines.cli", *cameras(tiny_bundle, *options)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        end, events = time.monotonic() + S, []
+        while time.monotonic() < end and not any(event["event"] == "started" for event in events):
+            line = process.stderr.readline()
+            events += [json.loads(line)] if line.startswith("{") else []
+        url = next(event["url"] for event in events if event["event"] == "serving")
+        while not (jsonl.exists() and jsonl.stat().st_size) and time.monotonic() < end:
+            time.sleep(0.02)
+        with urllib.request.urlopen(f"{url}readyz", timeout=S) as answer:
+            assert answer.status == 200
+        process.send_signal(signal.SIGTERM)
+        asked = time.monotonic()
+        out, err = process.communicate(timeout=S)
+    assert time.monotonic() - asked < 5
+    assert process.returncode == 0, err
+    assert json.loads(out)["ended_by"] == "stop"
+    assert all(json.loads(line) for line in jsonl.read_text().splitlines())
+    assert json.loads(err.splitlines()[-1]).get("event") == "stopped"

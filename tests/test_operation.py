@@ -1,0 +1,201 @@
+"""What a run tells while it runs: log lines, the status line, systemd's notes; and what a site's file may say."""
+
+import io
+import json
+import socket
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+
+from data.errors import DataError
+from data.frame import Frame, Pair
+from data.prepare import Prepared
+from pipelines.live.answer import BoxAnswer
+from pipelines.live.assembly import read_address
+from pipelines.live.log import Log
+from pipelines.live.notify import Notifier
+from pipelines.live.operation import Operation, summary
+from pipelines.live.site import Site
+from pipelines.live.source_status import SourceStatus
+from pipelines.live.state import Latest, LiveState
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, UTC)
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+def lines(stream):
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_log_lines_are_json_without_credentials():
+    stream = io.StringIO()
+    Log(stream, now=lambda: NOW).say(
+        "source", "warning", rig="gate", fps=29.97654, error="rtsp://me:pw@10.0.0.5/1: gone", more={"x": "rtsp://a:b@c"}
+    )
+    assert lines(stream) == [
+        {
+            "time": "2026-01-02T03:04:05.678Z", "level": "warning", "event": "source", "rig": "gate", "fps": 29.977,
+            "error": "rtsp://***@10.0.0.5/1: gone", "more": {"x": "rtsp://***@c"},
+        }
+    ]  # fmt: skip
+
+
+def test_log_lines_as_text_can_be_taken_apart():
+    stream = io.StringIO()
+    Log(stream, "text", now=lambda: NOW).say("sink", error="no broker", rig="gate", count=3, none=None)
+    assert stream.getvalue() == '2026-01-02T03:04:05.678Z info sink error="no broker" rig=gate count=3 none=null\n'
+
+
+def test_a_log_that_cannot_be_written_ends_nothing():
+    class Full(io.StringIO):
+        def write(self, text):
+            raise OSError(28, "no space")
+
+    log = Log(Full())
+    log.say("one")
+    log.say("two")
+
+
+def source(state, **more):
+    of = {"frames": 1, "dropped": 0, "reconnects": 0, "stalls": 0, "last_error": None, "fps": 30.0, "age_s": 0.1}
+    return SourceStatus(name="cam", state=state, **{**of, **more})
+
+
+def state_with(sources, name="gate", clock=None):
+    state = LiveState(name, clock or Clock())
+    state.watch(lambda: sources, lambda: {"mqtt": {"queued": 1, "dropped": 2, "errors": 3, "delivered": 0}})
+    rgb = Frame(np.zeros((2, 2, 3), np.uint8), 0, 0, "r")
+    prepared = Prepared(rgb.image, rgb.image[..., 0], np.array([1, 0], np.float32), 1.0, (2, 2))
+    latest = Latest(Pair(rgb, None), prepared, BoxAnswer(0, np.zeros((0, 6), np.float32), (2, 2)))
+    state.answered(latest, {"infer": 0.01}, 0.02, {"pairs": 0, "rgb_alone": 1, "rgb_dropped": 4})
+    return state
+
+
+def test_changes_of_a_source_are_told_once_and_a_summary_each_minute():
+    stream, clock, sources = io.StringIO(), Clock(), {"rgb": source("up"), "thermal": source("connecting")}
+    operation = Operation(log=Log(stream), clock=clock)
+    states = [state_with(sources)]
+    operation.begin(states)
+    for second in range(130):
+        clock.now = 100.0 + second
+        if second == 10:
+            sources["rgb"] = source("down", last_error="lost")
+        operation.turn(states)
+    operation.stopping()
+    operation.end("stop", states)
+    said = lines(stream)
+    changes = [
+        (line["sensor"], line["state"], line["level"], line["error"]) for line in said if line["event"] == "source"
+    ]
+    assert changes == [
+        ("rgb", "up", "info", None), ("thermal", "connecting", "info", None), ("rgb", "down", "warning", "lost"),
+    ]  # fmt: skip
+    sums = [line for line in said if line["event"] == "summary"]
+    assert len(sums) == 3 and sums[0]["sinks"] == {"mqtt": {"queued": 1, "dropped": 2, "errors": 3}}
+    assert (said[0]["event"], said[-1]["event"], said[-1]["by"]) == ("started", "stopped", "stop")
+
+
+def test_the_status_line_says_what_is_not_up():
+    said = state_with({"rgb": source("up"), "thermal": source("down")}).snapshot()
+    assert summary(said, with_name=True) == (
+        "gate: 1 answers, 5.0/s, latency 20 ms (99 %: 20): 0 pairs, 1 RGB alone, 0 thermal alone, 4 frames dropped, "
+        "thermal down"
+    )
+
+
+@pytest.fixture
+def systemd(tmp_path, monkeypatch):
+    """A socket such as systemd listens at; its name must be short."""
+    monkeypatch.chdir(tmp_path)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        name = f"@rgbt-test-{id(tmp_path)}"
+        listener.bind("\0" + name[1:])
+        listener.setblocking(False)
+        yield name, listener
+
+
+def test_systemd_hears_that_the_service_is_ready_alive_and_stopping(systemd):
+    name, listener = systemd
+    clock = Clock()
+    notifier = Notifier({"NOTIFY_SOCKET": name, "WATCHDOG_USEC": "2000000"}, clock)
+    notifier.ready("running")
+    for tenth in range(25):
+        clock.now = 100 + tenth / 10
+        notifier.alive(lambda: "30/s")
+    notifier.stopping()
+    heard = [listener.recv(1000).decode() for _ in range(5)]
+    assert heard == ["READY=1\nSTATUS=running", *["STATUS=30/s\nWATCHDOG=1"] * 3, "STOPPING=1"]
+    listener.close()
+    notifier.stopping()  # nobody hears it, and nothing happens
+    notifier.close()
+
+
+def test_without_systemd_nothing_is_sent():
+    notifier = Notifier({})
+    notifier.ready("x")
+    notifier.alive(lambda: pytest.fail("nobody asks"))
+    notifier.close()
+
+
+def test_a_watchdog_that_is_meant_for_another_process_is_left_alone(systemd):
+    name, listener = systemd
+    notifier = Notifier({"NOTIFY_SOCKET": name, "WATCHDOG_USEC": "2000000", "WATCHDOG_PID": "1"})
+    notifier.alive(lambda: "x")
+    assert listener.recv(100) == b"STATUS=x"
+    notifier.close()
+
+
+def test_a_site_names_its_rigs_and_its_paths_start_beside_it(tmp_path):
+    path = tmp_path / "site.yaml"
+    path.write_text(
+        "bundle: edge\nserve: 0.0.0.0:8080\nrigs:\n  gate: {rgb: 'rtsp://a/1', thermal: 'rtsp://a/2', rig: gate.yaml}\n"
+        "  yard: {thermal: 'usb:0?format=Y16', jsonl: yard.jsonl, max_wait: 200, score: 0.5}\n"
+    )
+    site = Site.load(path)
+    assert (site.bundle, site.serve, list(site.rigs)) == (tmp_path / "edge", "0.0.0.0:8080", ["gate", "yard"])
+    assert (site.rigs["gate"].rig, site.rigs["yard"].jsonl) == (tmp_path / "gate.yaml", tmp_path / "yard.jsonl")
+    assert (site.rigs["yard"].max_wait, site.rigs["gate"].score) == (200, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("rigs: {}", "rigs"),
+        ("rigs: {gate: {}}", "give rgb, thermal or both"),
+        ("rigs: {gate: {rgb: x, nope: 1}}", "nope"),
+        ("rigs: {gate: {rgb: x, score: 2}}", "score"),
+        ("rigs: {gate: {rgb: x, max_wait: .inf}}", "max_wait"),
+        ("rigs: {a: {rgb: x, jsonl: o}, b: {rgb: y, jsonl: o}}", "a and b both have"),
+    ],
+)
+def test_a_mistake_in_a_site_is_one_line(tmp_path, text, says):
+    path = tmp_path / "site.yaml"
+    path.write_text(text)
+    with pytest.raises(DataError, match=says) as caught:
+        Site.load(path)
+    assert "\n" not in str(caught.value) and "site.yaml" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("127.0.0.1:8080", ("127.0.0.1", 8080)), ("0.0.0.0:80", ("0.0.0.0", 80)), ("8081", ("127.0.0.1", 8081)),
+        (":9000", ("127.0.0.1", 9000)), ("rig.local", ("rig.local", 8080)), ("[::1]:80", ("::1", 80)),
+        ("::1", ("::1", 8080)), ("[::]", ("::", 8080)), ("host:0", ("host", 0)),
+    ],
+)  # fmt: skip
+def test_addresses_of_the_page(text, address):
+    assert read_address(text) == address
+
+
+@pytest.mark.parametrize("text", ["host:x", "host:99999", ":-1"])
+def test_an_address_that_is_none_is_one_line(text):
+    with pytest.raises(DataError, match="give HOST:PORT"):
+        read_address(text)
