@@ -439,3 +439,25 @@ def test_a_label_stands_in_a_corner_of_both_panels():
     picture = Composer(INPUTS, CLASSES)(shown, prepare(shown), given)
     for view in (picture[:40, :200], picture[:40, 540:740]):
         assert (view == COLOURS[1]).all(axis=2).sum() > 300
+
+
+def test_a_camera_s_video_goes_on_in_a_new_file_after_a_failure(tmp_path, monkeypatch):
+    noise = np.random.default_rng(0)
+    path = tmp_path / "out.mkv"
+    sink = VideoSink(path, lambda *_: noise.integers(0, 255, (64, 192, 3), np.uint8), 40 * MS, in_parts=True)
+    for index in range(60):
+        write(sink, index)
+    broken = sink._stream
+
+    class Full:
+        def encode(self, picture):
+            raise OSError(28, "No space left on device")
+
+    sink._stream = Full()
+    with pytest.raises(DataError, match="no space left"):
+        write(sink, 60)
+    for index in range(61, 70):
+        write(sink, index)
+    sink.close()
+    assert broken is not sink._stream
+    assert len(frames_of(path)) >= 30 and len(frames_of(tmp_path / "out.2.mkv")) == 9
