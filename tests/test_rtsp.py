@@ -132,6 +132,18 @@ def test_a_pause_as_of_a_shutter_is_bridged(rtsp_server, rtsp_units, capture):
     assert (live.status().stalls, live.status().reconnects) == (0, 0)
 
 
+def test_a_frozen_picture_is_a_stall_though_frames_come(rtsp_server, rtsp_units, capture):
+    server = rtsp_server(thermal=(rtsp_units(colour=(220, 220, 220)), 30))
+    live = capture(server.url("thermal"), "thermal", LiveRules(frozen_after_s=0.5))
+    take(live, 5)
+    server.tell("freeze thermal")
+    until(lambda: states(live) == "stalled")
+    assert live.status().stalls == 1
+    assert "the very same picture" in live.status().last_error
+    server.tell("thaw thermal")
+    until(lambda: states(live) == "up")
+
+
 def test_garbage_for_pictures_does_no_harm(rtsp_server, rtsp_units, capture):
     server = rtsp_server(rgb=(rtsp_units(), 30))
     live = capture(server.url("rgb"))
