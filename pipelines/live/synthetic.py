@@ -12,8 +12,6 @@ import numpy as np
 
 from data.errors import DataError
 from data.frame import Frame, Image
-from data.synthetic.camera import COUNTS_PER_DEGREE
-from data.synthetic.video import write_video
 from data.thermal import ThermalSpec
 from pipelines.live.pairing import Sensor
 from pipelines.live.video import VideoFile
@@ -33,6 +31,8 @@ class Scene:
 
     def images(self, sensor: Sensor, fps: int, seconds: int, seed: int) -> list[Image]:
         """RGB H×W×3 uint8, thermal H×W uint16 counts."""
+        from data.synthetic.video import write_video  # 25 ms at the start of every run that needs no scene
+
         with self._lock:
             key = (fps, seconds, seed)
             if key not in self._played:
@@ -115,5 +115,7 @@ def _in_unit(images: list[Image], spec: ThermalSpec) -> list[Image]:
         return images
     least, most = min(int(image.min()) for image in images), max(int(image.max()) for image in images)
     if spec.unit == "celsius":
+        from data.synthetic.camera import COUNTS_PER_DEGREE
+
         return [((image - float(least)) / COUNTS_PER_DEGREE).astype(np.float32) for image in images]
     return [((image - float(least)) * (255.0 / max(1, most - least))).astype(np.uint8) for image in images]
