@@ -88,6 +88,7 @@ def test_what_may_be_tried_again_is_not_lost():
     outbox.close(deadline_s=S)
     assert sink.indices == [0, 1]
     assert (outbox.status.errors, outbox.status.dropped, outbox.status.last_error) == (2, 0, "no broker")
+    assert not outbox.status.failing
     assert told == [("failing", "no broker"), ("works again", "answers are delivered again")]
 
 
@@ -110,7 +111,7 @@ def test_nothing_is_kept_for_longer_than_the_deadline_where_it_never_works():
         outbox.write(*item(index))
     outbox.close(deadline_s=0.6)
     outbox._thread.join(S)
-    assert outbox.status.delivered == 0 and outbox.status.dropped == 3
+    assert outbox.status.delivered == 0 and outbox.status.dropped == 3 and outbox.status.failing
     assert sink.closed
 
 

@@ -50,6 +50,8 @@ class SinkStatus:
     """Attempts that failed."""
     last_error: str | None = None
     """One line; None when nothing ever failed."""
+    failing: bool = False
+    """Whether the last attempt failed."""
 
 
 class Outbox:
@@ -97,7 +99,8 @@ class Outbox:
     def status(self) -> SinkStatus:
         """Counts so far."""
         with self._changed:
-            return replace(self._status, queued=len(self._items) + self._in_hand)
+            queued = len(self._items) + self._in_hand
+            return replace(self._status, queued=queued, failing=self._pause_s > 0)
 
     def write(self, pair: Pair, prepared: Prepared, answer: Answer) -> None:
         """Queue one answer."""
