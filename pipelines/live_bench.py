@@ -28,9 +28,9 @@ from numpy.typing import NDArray
 from data.errors import DataError
 from data.prepare import InputSpec, Prepared, Preparer
 from data.rig import Rig
-from export.bench import cores
 from export.bundle import read_bundle
 from export.bundle_info import MODEL
+from export.cores import cores
 from export.session import Session
 from pipelines.live.pairing import Sensor
 from pipelines.live.sources import open_sources

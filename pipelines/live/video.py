@@ -13,7 +13,7 @@ from av.video.reformatter import ColorRange, VideoReformatter
 from data.errors import DataError
 from data.frame import Frame, Image
 from data.thermal import ThermalSpec
-from export.bench import cores
+from export.cores import cores
 from pipelines.live.pairing import Sensor
 
 DECODING_THREADS = min(4, cores())
