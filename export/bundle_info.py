@@ -26,6 +26,12 @@ FROM_THE_GRAPH: dict[str, tuple[str, ...]] = {
 DEFAULT_PROVIDERS = {"tensorrt": "cuda"}
 """Engine → the provider that it computes on where none is asked for, if not the CPU."""
 
+
+def default_provider(engine: str) -> str:
+    """Where an engine computes when nobody says where."""
+    return DEFAULT_PROVIDERS.get(engine, "cpu")
+
+
 DTYPES = {"intensity8": "uint8", "counts16": "uint16", "celsius": "float32"}
 
 
