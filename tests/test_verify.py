@@ -83,6 +83,26 @@ def test_slots_level_with_the_last_one_kept_are_interchangeable(answer):
     assert not compare_boxes(answer, other).holds
 
 
+@pytest.mark.parametrize(
+    ("slot", "moved", "pixels"),
+    [(0, 3, 3), (4, 2, 2), (0, 130, 0), (5, 130, 0), (6, 130, 0)],
+    ids=["sure", "at the threshold", "no longer the same", "unsure", "empty"],
+)
+def test_below_fp32_pixels_are_those_of_sure_boxes_that_agree(answer, slot, moved, pixels):
+    other = answer.copy()
+    other[0, slot, 0] -= moved
+    parity = compare({"boxes": answer}, {"boxes": other}, "int8")
+    assert parity.figures["boxes_max_abs_px"] == pixels
+    assert parity.figures["agreement"] == pytest.approx(0.8 if moved == 130 and slot == 0 else 1)
+    assert compare_boxes(answer, other).holds is (slot == 6)
+
+
+def test_below_fp32_nothing_that_agrees_is_no_distance(answer):
+    parity = compare({"boxes": answer}, {"boxes": np.zeros_like(answer)}, "fp16")
+    assert (parity.figures["boxes_max_abs_px"], parity.figures["agreement"]) == (0, 0)
+    assert parity.figures["scores_max_abs"] == pytest.approx(0.9)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_not_finite(answer, value):
     other = answer.copy()
