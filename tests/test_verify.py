@@ -95,7 +95,7 @@ def test_a_few_unsure_peaks_may_flip_by_rounding(flips, score, holds, engine_has
     sides = (boxes, more) if engine_has_them else (more, boxes)
     parity = compare({"boxes": sides[0]}, {"boxes": sides[1]})
     assert parity.holds is holds
-    assert parity.figures["boxes_max_abs_px"] == 0
+    assert parity.figures["boxes_max_abs_px"] == 0 or not holds
 
 
 @pytest.mark.parametrize(
