@@ -1,5 +1,6 @@
 """Quantisation that keeps its accuracy: the task's own metric is measured, and what costs too much stays in float."""
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
@@ -45,6 +46,22 @@ class Controlled:
     def note(self) -> str:
         """What it cost, for bundle.json."""
         return f"{self.metric_fp32:.4f} in fp32, {self.metric_int8:.4f} in int8"
+
+
+def too_few_pairs(metric: str, pairs: int, max_drop: float) -> str | None:
+    """Say where the metric's steps are larger than the loss that is allowed; None where they are not, or are not known.
+
+    Args:
+        metric: ap50, miou or accuracy; only a share of the pairs, accuracy, has steps of a known size.
+        pairs: On how many it is measured.
+        max_drop: Points.
+    """
+    if metric != "accuracy" or not pairs or not max_drop or 100 / pairs <= max_drop + 1e-9:
+        return None
+    return (
+        f"accuracy on {pairs} pairs moves in steps of {100 / pairs:.2f} points, so a loss of at most {max_drop:g} "
+        f"allows none; validate on {math.ceil(100 / max_drop)} pairs or more to resolve --max-drop"
+    )
 
 
 def control(

@@ -1,6 +1,5 @@
 """Speed of a bare session: latency percentiles and rate on a bundle's own golden pairs."""
 
-import os
 import platform
 import time
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from export.bundle_info import Array
+from export.cores import cores
 from export.session import Session
 
 _WARM_UP_RUNS = 3
@@ -84,11 +84,6 @@ def _feeds(session: Session, batch: int) -> dict[str, Array]:
     whole = np.flatnonzero(golden["present"].all(axis=1))
     rows = [row for row, _ in zip(cycle(whole), range(batch), strict=False)]
     return {name: golden[name][rows] for name in session.bundle.info.inputs.shapes()}
-
-
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def machine() -> dict[str, str]:

@@ -5,7 +5,8 @@
 ``bundle.json`` what goes in, what comes out, how good it is; a ``BundleInfo``
 ``golden.npz``  arrays ``rgb``, ``thermal``, ``present`` [N, …], and what PyTorch answered: one array
                 for each name in ``outputs``; plain arrays, never a pickle
-others          the model for other engines and precisions: those that ``variants`` in bundle.json names
+others          the model for other engines and precisions: those that ``variants`` in bundle.json names; and
+                ``model.any-size.onnx``, where it was asked for
 ==============  =====================================================================================
 
 ``files`` in bundle.json holds the SHA-256 of every file (see export.hashes). Torch-free; deploy/README.md says how a

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from export.bench import machine, measure
 from export.bundle import Bundle
-from export.bundle_info import DEFAULT_PROVIDERS, Array, Proof, Variant
+from export.bundle_info import Array, Proof, Variant
 from export.engines.tensor_rt_build import load_cuda, load_tensorrt
 from export.errors import ExportError
 from export.session import Session
@@ -40,7 +40,7 @@ def prove(bundle: Bundle, key: str, metric: Metric | None) -> Proof:
         ExportError: its engine does not run here, or at fp32 it answers otherwise than PyTorch.
     """
     variant = bundle.info.variants[key]
-    session = Session(bundle, variant.engine, DEFAULT_PROVIDERS.get(variant.engine, "cpu"), precision=variant.precision)
+    session = Session(bundle, variant.engine, precision=variant.precision)
     try:
         parity = replay(session)
         if variant.precision == "fp32" and not parity.holds:

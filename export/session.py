@@ -3,12 +3,12 @@
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from export.bundle import Bundle
-from export.bundle_info import Array
+from export.bundle_info import Array, default_provider
 from export.errors import ExportError
 
 _BUFFERED_BATCHES = 4
@@ -34,17 +34,23 @@ class Engine(Protocol):
         """Free what the engine holds."""
 
 
-class BindingEngine(Engine, Protocol):
-    """A runtime that can tie itself to buffers which stay where they are."""
-
-    pinned: bool
-    """Whether those buffers are page-locked, as a GPU likes them."""
-
-    def buffers(self, like: Mapping[str, Array]) -> dict[str, Array]:
-        """Return memory to bind, with what ``like`` holds."""
+@runtime_checkable
+class BindingEngine(Protocol):
+    """What a runtime adds that can tie itself to buffers which stay where they are."""
 
     def bind(self, feeds: Mapping[str, Array]) -> Callable[[], dict[str, Array]]:
         """Return what answers the batch that lies in ``feeds`` at the moment of the call."""
+
+
+@runtime_checkable
+class BufferingEngine(Protocol):
+    """What a runtime adds that has memory of its own to bind."""
+
+    pinned: bool
+    """Whether it is page-locked, as a GPU likes it; known once there is some."""
+
+    def buffers(self, like: Mapping[str, Array]) -> dict[str, Array]:
+        """Return memory to bind, with what ``like`` holds."""
 
 
 class EngineFactory(Protocol):
@@ -98,7 +104,7 @@ class Session:
     Args:
         bundle: A bundle whose hashes held (``read_bundle``).
         engine: One of ENGINES.
-        provider: Where the engine computes; asked for by name and read back.
+        provider: Where the engine computes, asked for by name and read back; None: on the CPU, of TensorRT on cuda.
         threads: CPU threads inside one operator; None: as many as there are cores.
         precision: fp32, fp16, bf16 or int8; the bundle must hold it, or the engine make it of the graph.
         cuda_graph: Record the GPU's kernels for each batch size and replay them, one launch instead of hundreds; for
@@ -113,7 +119,7 @@ class Session:
         self,
         bundle: Bundle,
         engine: str = "onnxruntime",
-        provider: str = "cpu",
+        provider: str | None = None,
         threads: int | None = None,
         precision: str = "fp32",
         cuda_graph: bool = False,
@@ -129,7 +135,8 @@ class Session:
         self._dtypes = bundle.info.inputs.dtypes()
         self._buffers: dict[int, dict[str, Array]] = {}
         self._bound: dict[int, Callable[[], dict[str, Array]]] = {}
-        self._runtime = ENGINES[engine](bundle.files(self.variant), provider, threads, precision, cuda_graph)
+        where = provider or default_provider(engine)
+        self._runtime = ENGINES[engine](bundle.files(self.variant), where, threads, precision, cuda_graph)
         self._check_graph()
 
     @property
@@ -140,7 +147,7 @@ class Session:
     @property
     def pinned(self) -> bool:
         """Whether the buffers are page-locked, from which a GPU copies faster; known after the first run."""
-        return bool(getattr(self._runtime, "pinned", False))
+        return isinstance(self._runtime, BufferingEngine) and self._runtime.pinned
 
     @property
     def target(self) -> str:
@@ -200,8 +207,7 @@ class Session:
                 oldest = next(iter(self._buffers))
                 del self._buffers[oldest], self._bound[oldest]
             zeros = self.bundle.info.inputs.zeros(batch)
-            place: Callable[[Mapping[str, Array]], dict[str, Array]] | None = getattr(self._runtime, "buffers", None)
-            buffers = place(zeros) if place else zeros
+            buffers = self._runtime.buffers(zeros) if isinstance(self._runtime, BufferingEngine) else zeros
             self._buffers[batch], self._bound[batch] = buffers, self._bind(buffers)
         return self._buffers[batch]
 
@@ -211,8 +217,7 @@ class Session:
             from export.dense_form import answer  # brings OpenCV, 26 MB that the full form does not need
 
             return lambda: answer(runtime.run, buffers, spec)
-        bind: Callable[[Mapping[str, Array]], Callable[[], dict[str, Array]]] | None = getattr(runtime, "bind", None)
-        return bind(buffers) if bind else lambda: runtime.run(buffers)
+        return runtime.bind(buffers) if isinstance(runtime, BindingEngine) else lambda: runtime.run(buffers)
 
     def _check(self, feeds: dict[str, Array]) -> None:
         batch = len(feeds["rgb"])

@@ -11,6 +11,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
+from export.accuracy_control import too_few_pairs
 from export.any_size import any_size
 from export.bundle import Bundle, read_bundle, write_info
 from export.bundle_info import GOLDEN, INFO, MODEL, Array, BundleInfo, Inputs, Proof
@@ -157,6 +158,7 @@ def _source(model: torch.nn.Module, graph: bytes, inputs: Inputs, task: str, for
 def _variants(forms: Forms, source: Source, folder: Path) -> dict[str, Any]:
     """Write every form; the fields of bundle.json about them."""
     made = {}
+    _warn(forms)
     for key in dict.fromkeys((_FP32, *forms.keys)):
         if key != _FP32:
             forms.progress(f"{key}: writing")
@@ -167,6 +169,14 @@ def _variants(forms: Forms, source: Source, folder: Path) -> dict[str, Any]:
 
         dense = dense_spec(source.model)
     return {"variants": made, "dense": dense}
+
+
+def _warn(forms: Forms) -> None:
+    """Say where what int8 may lose is less than the metric can show."""
+    if forms.metric and any(key.endswith("-int8") for key in forms.keys):
+        problem = too_few_pairs(forms.metric.name, forms.metric.pairs, forms.max_drop)
+        if problem:
+            forms.progress(f"int8: warning: {problem}")
 
 
 def _prove(folder: Path, fields: dict[str, Any], forms: Forms) -> None:

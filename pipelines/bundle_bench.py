@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -22,7 +23,8 @@ class Matrix:
     """None: those of the bundle."""
     precisions: Sequence[str] | None
     """None: those of the bundle."""
-    provider: str
+    provider: str | None
+    """None: the one on which each engine computes by itself."""
     batches: Sequence[int]
     threads: Sequence[int | None]
     seconds: float
@@ -36,30 +38,23 @@ class Matrix:
 
 
 def measure_bundle(bundle: Bundle, matrix: Matrix) -> dict[str, Any]:
-    """Return machine, sizes and ``sessions``: a row for each combination; ``missing``: engines that do not run here.
+    """Return machine, sizes and ``sessions``: a row for each combination that was measured.
+
+    Also ``missing``: what was not → why; and ``failed``: the names in it that somebody asked for, of an engine that
+    was named or of the one that every bundle has, or all of them where nothing was measured.
 
     Raises:
-        ExportError: a figure out of range, or a named engine or precision that is not there or does not run.
+        ExportError: a figure out of range, or a named engine or precision that the bundle lacks.
     """
-    if min(matrix.batches) < 1:
-        raise ExportError(f"--batch is {min(matrix.batches)}; give at least 1")
-    if not 0 < matrix.seconds < math.inf:
-        raise ExportError(f"--seconds is {matrix.seconds:g}; give a time above 0")
+    _check(matrix)
     rows: list[dict[str, Any]] = []
     missing: dict[str, str] = {}
-    for variant in bundle.choose(matrix.engines, matrix.precisions):
-        for threads, batches in product(matrix.threads, matrix.sessions()):
-            try:
-                session = Session(
-                    bundle, variant.engine, matrix.provider, threads, variant.precision, matrix.cuda_graph
-                )
-            except ExportError as error:
-                if matrix.engines or variant.engine == "onnxruntime":
-                    raise
-                missing[variant.key] = str(error)
-                continue
-            rows += [_row(bundle, variant, session, batch, matrix.seconds) for batch in batches]
-            session.close()
+    for name, found in _results(bundle, matrix):
+        if isinstance(found, str):
+            missing[name] = found
+        else:
+            rows.append(found)
+    asked = matrix.engines or ("onnxruntime",)
     return {
         "machine": machine(),
         "bundle": str(bundle.path),
@@ -67,13 +62,41 @@ def measure_bundle(bundle: Bundle, matrix: Matrix) -> dict[str, Any]:
         "cuda_graph": matrix.cuda_graph,
         "sessions": rows,
         "missing": missing,
+        "failed": [name for name in missing if not rows or name.partition("-")[0] in asked],
     }
 
 
-def _row(bundle: Bundle, variant: Variant, session: Session, batch: int, seconds: float) -> dict[str, Any]:
+def _check(matrix: Matrix) -> None:
+    least = {"batch": min(matrix.batches), "threads": min(1 if count is None else count for count in matrix.threads)}
+    for name, count in least.items():
+        if count < 1:
+            raise ExportError(f"--{name} is {count}; give at least 1")
+    if not 0 < matrix.seconds < math.inf:
+        raise ExportError(f"--seconds is {matrix.seconds:g}; give a time above 0")
+
+
+def _results(bundle: Bundle, matrix: Matrix) -> Iterator[tuple[str, dict[str, Any] | str]]:
+    """Each combination's name, and what was measured or why nothing was."""
+    for variant in bundle.choose(matrix.engines, matrix.precisions):
+        for threads, batches in product(matrix.threads, matrix.sessions()):
+            try:
+                opened = Session(bundle, variant.engine, matrix.provider, threads, variant.precision, matrix.cuda_graph)
+                with closing(opened) as session:
+                    for batch in batches:
+                        name = f"{variant.key} batch {batch}" + (f" threads {threads}" if threads else "")
+                        yield name, _row(bundle, variant, session, batch, matrix.seconds)
+            except ExportError as error:  # it does not open here; or does not close, after its GPU has failed
+                yield variant.key, str(error)
+
+
+def _row(bundle: Bundle, variant: Variant, session: Session, batch: int, seconds: float) -> dict[str, Any] | str:
+    """What was measured at one batch, or why nothing was: it is too large for the plan or the memory."""
     proofs = [proof for key, proof in bundle.info.proofs.items() if key.startswith(f"{variant.key}-")]
     metric = next((proof.metric for proof in proofs if proof.metric), None)
-    speed = dataclasses.asdict(measure(session, batch, seconds))
+    try:
+        speed = dataclasses.asdict(measure(session, batch, seconds))
+    except (ExportError, MemoryError) as error:
+        return str(error)
     return {**speed, "pinned": session.pinned, "metric": metric}
 
 
@@ -96,7 +119,8 @@ def table(answer: dict[str, Any], live: dict[str, Any]) -> list[str]:
             f"{row['p50_ms']:>9.2f}{row['p95_ms']:>9.2f}{row['p99_ms']:>9.2f}{row['pairs_per_s']:>9.1f}"
             f"{row['bare_p50_ms']:>10.2f}  {metric or '–'}"
         )
-    lines += [f"{key:<22}not here: {reason}" for key, reason in answer["missing"].items()]
+    width = max(21, *map(len, answer["missing"]), 0) + 1
+    lines += [f"{name:<{width}}not measured: {reason}" for name, reason in answer["missing"].items()]
     return [*lines, *([""] if live else []), *(f"{name:<22}{value}" for name, value in live.items())]
 
 

@@ -13,7 +13,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, Self
 
 from data.errors import DataError
-from export.bench import cores
+from export.cores import cores
 from fusion.errors import FusionError, Stopped
 from pipelines.compare_cells import LOG, Cell, Train
 from pipelines.stage_store import Claim

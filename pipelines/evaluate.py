@@ -43,7 +43,7 @@ def evaluate(
     split: str,
     without: Sequence[str] | None = None,
     examples: int = 0,
-    provider: str = "cpu",
+    provider: str | None = None,
     degrade: Iterable[str] = (),
     shift: Iterable[float] = (),
 ) -> Evaluation:

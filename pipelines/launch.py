@@ -26,7 +26,7 @@ from lightning.fabric.plugins.environments import (
 )
 
 from data.errors import DataError
-from export.bench import cores
+from export.cores import cores
 
 LAUNCHERS: dict[str, type[ClusterEnvironment]] = {
     "torchrun": TorchElasticEnvironment,

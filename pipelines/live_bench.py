@@ -28,9 +28,9 @@ from numpy.typing import NDArray
 from data.errors import DataError
 from data.prepare import InputSpec, Prepared, Preparer
 from data.rig import Rig
-from export.bench import cores
 from export.bundle import read_bundle
 from export.bundle_info import MODEL
+from export.cores import cores
 from export.session import Session
 from pipelines.live.pairing import Sensor
 from pipelines.live.sources import open_sources
@@ -72,7 +72,7 @@ class LiveFigures:
 def measure_live(
     bundle: Path,
     engine: str = "onnxruntime",
-    provider: str = "cpu",
+    provider: str | None = None,
     threads: int | None = None,
     frames: int = FRAMES,
     workdir: Path | None = None,
@@ -97,7 +97,8 @@ def measure_live(
     threads = threads or cores()
     with tempfile.TemporaryDirectory(prefix="rgbt-bench-", dir=workdir) as folder:
         files, described = write_files(Path(folder), inputs, frames)
-        model = [str(bundle), "--engine", engine, "--provider", provider, "--threads", str(threads)]
+        model = [str(bundle), "--engine", engine, "--threads", str(threads)]
+        model += ["--provider", provider] if provider else []
         both = ["--rgb", str(files["rgb"]), "--thermal", str(files["thermal"])]
         live = ["live", *model, *both, "--json", "--jsonl", str(Path(folder) / "out.jsonl")]
         _, startup_cpu_s = _child("pipelines.cli", [*live, "--limit", "1"])

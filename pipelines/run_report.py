@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from data.yaml_file import atomic
-from export.bench import cores
+from export.cores import cores
 from pipelines.evaluation import Evaluation
 from pipelines.report.page import write_evaluation, write_run_report
 from pipelines.train import read_run, stage_table

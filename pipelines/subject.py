@@ -88,7 +88,9 @@ def _seen(inputs: InputSpec) -> dict[str, object]:
     return sizes | {f"thermal_spec.{name}": value for name, value in thermal.items()}
 
 
-def open_subject(path: Path, provider: str = "cpu", engine: str = "onnxruntime", precision: str = "fp32") -> Subject:
+def open_subject(
+    path: Path, provider: str | None = None, engine: str = "onnxruntime", precision: str = "fp32"
+) -> Subject:
     """Open a run or a bundle; DataError, FusionError or ExportError says what is wrong with it.
 
     Args:

@@ -105,14 +105,12 @@ def train(
         _claim(out, dump_recipe(recipe), resume, precision)
     made = make_loggers(loggers, out) if processes.leads else []
     fabric = make_fabric(processes, accelerator, precision, made)
+    say = _say if processes.leads else _nothing
     # All that can be wrong with recipe, card and weights is found before other processes are started.
-    loaders = CardLoaders(card, recipe, processes.rank, processes.world)
+    loaders = _load(recipe, card, processes, say)
     info = _info(recipe, name, card, loaders.fingerprint, processes, fabric, precision)
     if resume and processes.leads:
         _require_same_card(out, info)
-    say = _say if processes.leads else _nothing
-    if loaders.warning:
-        say(loaders.warning)
     model = _build(recipe, card, say)
     with _running(fabric, made):
         trainer = Trainer(model, recipe, loaders, out, fabric, say, stop, store)
@@ -122,6 +120,14 @@ def train(
     if processes.leads:
         _write(out / HISTORY, json.dumps(history))
     return history
+
+
+def _load(recipe: TrainRecipe, card: DatasetCard, processes: Processes, say: Callable[[str], None]) -> CardLoaders:
+    """This process's share of the pairs; says what is odd about them."""
+    loaders = CardLoaders(card, recipe, processes.rank, processes.world)
+    if loaders.warning:
+        say(loaders.warning)
+    return loaders
 
 
 def _build(recipe: TrainRecipe, card: DatasetCard, say: Callable[[str], None]) -> FusionModel:

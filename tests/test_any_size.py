@@ -1,10 +1,16 @@
 """A graph of any size answers on ONNX Runtime as PyTorch does, at sizes that it was not exported at."""
 
+import json
+import re
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from export.any_size import any_size
+from export.bundle import read_bundle, write_info
 from export.bundle_info import Inputs
 from export.engines.onnx_runtime import OnnxRuntime
 from export.errors import ExportError
@@ -14,6 +20,7 @@ from export.write import ANY_SIZE, Forms, export_bundle
 from fusion.model import FusionModel
 from fusion.model_config import Head
 
+DEPLOY = Path(__file__).parents[1] / "deploy"
 SIZES = [((48, 64), (30, 40)), ((100, 50), (33, 47)), ((64, 160), (64, 160))]
 
 
@@ -69,7 +76,56 @@ def test_a_bundle_gets_it_only_where_it_answers_as_pytorch(tiny_model, golden_pa
         with pytest.raises(ExportError, match=r"model\.any-size\.onnx answers otherwise than PyTorch"):
             export()
         assert not list(tmp_path.iterdir())
-    assert (export().path / ANY_SIZE).is_file()
+    made = export()
+    assert (made.path / ANY_SIZE).is_file() and ANY_SIZE in made.info.files
+
+
+@pytest.fixture(scope="module")
+def bundle(tiny_bundle, tiny_model, tmp_path_factory):
+    """The tiny bundle with the graph of any size beside its own."""
+    path = shutil.copytree(tiny_bundle, tmp_path_factory.mktemp("any") / "bundle")
+    inputs = Inputs.model_validate(tiny_model.config.inputs)
+    (path / ANY_SIZE).write_bytes(export_graph(any_size(tiny_model, inputs), inputs, any_size=True))
+    fields = json.loads((path / "bundle.json").read_text())
+    write_info(path, {name: value for name, value in fields.items() if name != "files"})
+    return path
+
+
+@pytest.fixture
+def documented(monkeypatch):
+    """Runs what deploy/README.md shows of it: the bundle and a pair → the answer."""
+    monkeypatch.syspath_prepend(str(DEPLOY / "clients"))
+    blocks = re.findall(r"```python\n(.*?)```", (DEPLOY / "README.md").read_text(), re.DOTALL)
+    (code,) = [block for block in blocks if ANY_SIZE in block]
+
+    def run(bundle, rgb, thermal):
+        names = {"bundle": bundle, "rgb": rgb, "thermal": thermal}
+        exec(code, names)
+        return names["answer"]
+
+    return run
+
+
+def test_a_client_uses_it_as_documented(bundle, documented):
+    golden = read_bundle(bundle).golden()
+    answer = documented(bundle, golden["rgb"][0], golden["thermal"][0])
+    assert compare({"boxes": golden["boxes"][:1]}, answer).holds
+    larger = feeds_of((480, 640), (120, 160))
+    boxes = documented(bundle, larger["rgb"][0], larger["thermal"][0])["boxes"][0]
+    assert boxes.shape == (100, 6) and boxes[:, :4].max() > 320  # in pixels of the frame, not of the canvas
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [(lambda path: path.write_bytes(path.read_bytes()[:-1] + b"?"), "was changed"), (Path.unlink, "is missing")],
+)
+def test_its_hash_is_checked_with_the_others(bundle, tmp_path, documented, spoil, says):
+    copy = shutil.copytree(bundle, tmp_path / "bundle")
+    spoil(copy / ANY_SIZE)
+    with pytest.raises(ExportError, match=rf"model\.any-size\.onnx: {says}"):
+        read_bundle(copy)
+    with pytest.raises(SystemExit, match=r"model\.any-size\.onnx: "):
+        documented(copy, None, None)
 
 
 def test_what_is_of_one_size_is_refused(tiny_model):

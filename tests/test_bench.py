@@ -49,7 +49,7 @@ def test_table(tiny_bundle, capsys):
     said = capsys.readouterr().out
     assert "p99 ms" in said
     assert "onnxruntime-cpu" in said
-    assert said.startswith(f"$ rgbt bench {tiny_bundle} --batch 1 --seconds 0.02 ")
+    assert said.startswith(f"$ rgbt bench {tiny_bundle} --batch 1 --seconds 0.02\n")
 
 
 @pytest.mark.parametrize("batch", ["0", "-1"])

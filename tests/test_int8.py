@@ -1,8 +1,10 @@
 """int8: what is quantised and how, and accuracy control, on a chain of small convolutions."""
 
+import re
 import weakref
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -11,12 +13,15 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from export.accuracy_control import control
+from export.accuracy_control import control, too_few_pairs
+from export.bundle_info import Variant
 from export.engines.onnx_runtime import OnnxRuntime
 from export.errors import ExportError
 from export.regions import regions
 from export.variants.int8 import Quantiser, make, quantise, quantise_with_control
-from export.variants.source import LEAST_PAIRS, Source
+from export.variants.source import LEAST_PAIRS, Metric, Source
+from export.variants.table import MAKERS
+from export.write import Forms, _variants
 
 LAYERS = [f"conv{i}" for i in range(8)]
 
@@ -251,6 +256,45 @@ def test_just_the_allowed_loss_is_allowed():
     found = control(lambda _: b"int8", list, lambda g: 0.9 if g == b"fp32" else 0.89, b"fp32", 1.0)
     assert found.float_layers == () and found.drop == pytest.approx(1.0)
     assert str(found.trials[0]) == "0 in float 0.8900 (-1.00 points)"
+
+
+@pytest.mark.parametrize(
+    ("metric", "pairs", "max_drop", "steps"),
+    [
+        ("accuracy", 48, 1.0, "on 48 pairs moves in steps of 2.08 points, .* at most 1 allows none; validate on 100 "),
+        (
+            "accuracy",
+            99,
+            0.3,
+            "in steps of 1.01 points, .* at most 0.3 allows none; validate on 334 ",
+        ),
+        ("accuracy", 100, 1.0, None),
+        ("accuracy", 30, 0.0, None),
+        ("ap50", 3, 1.0, None),
+    ],
+)
+def test_a_loss_finer_than_one_pair_is_said(metric, pairs, max_drop, steps):
+    said = too_few_pairs(metric, pairs, max_drop)
+    assert said is None if steps is None else re.search(steps, said)
+
+
+def test_an_export_says_it_once_and_only_of_int8(monkeypatch, tmp_path):
+    def written(engine):
+        return lambda source, folder: Variant(engine=engine, precision="int8", files=("x",))
+
+    for engine in ("onnxruntime", "tensorrt"):
+        monkeypatch.setitem(MAKERS, f"{engine}-int8", written(engine))
+    said = []
+    forms = Forms(("onnxruntime-int8", "tensorrt-int8"), metric=Metric("accuracy", 40, len), progress=said.append)
+    _variants(forms, None, tmp_path)
+    assert [line.startswith("int8: warning: accuracy on 40 pairs moves in steps of 2.50") for line in said] == [
+        True,
+        False,
+        False,
+    ]
+    said.clear()
+    _variants(replace(forms, keys=("onnxruntime-fp32",)), None, tmp_path)
+    assert not said
 
 
 def test_the_trained_graphs_layers_are_ranked_and_quantised(tiny_bundle, golden_pairs, tmp_path):

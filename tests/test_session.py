@@ -7,7 +7,8 @@ import onnxruntime
 import pytest
 
 from export.bundle import read_bundle
-from export.engines.onnx_runtime import OnnxRuntime, _reason
+from export.engines.error_lines import first_line, last_line, status_message
+from export.engines.onnx_runtime import OnnxRuntime
 from export.errors import ExportError
 from export.session import ENGINES, Session
 
@@ -181,9 +182,22 @@ def test_the_reason_of_a_gpu_s_failure_is_what_the_driver_said():
         "[ONNXRuntimeError] : 1 : FAIL : Non-zero status code returned while running Conv node. Name:'c' Status "
         f"Message: CUDA error {'x' * 300} no kernel image is available for execution on the device ; GPU=0 ; hostname=h"
     )
-    reason = _reason(error)
+    reason = status_message(error)
     assert reason.startswith("…") and reason.endswith("no kernel image is available for execution on the device")
-    assert _reason(RuntimeError()) == "RuntimeError"
+
+
+@pytest.mark.parametrize("line", [first_line, status_message, last_line])
+def test_the_reason_of_a_failure_is_one_line_of_bounded_length(line):
+    assert line(RuntimeError()) == line(RuntimeError(" \n ")) == "RuntimeError"
+    assert line(RuntimeError("\n one \n")) == "one"
+    assert "\n" not in line(ValueError("one\ntwo")) and len(line(ValueError("x" * 999))) <= 201
+
+
+def test_each_library_says_its_reason_at_another_place():
+    error = RuntimeError(
+        "Exception from a.cpp:3:\nCheck 'ok' failed at b.cpp:4:\nno memory left\nException from c.cpp:5"
+    )
+    assert first_line(error) == "Exception from a.cpp:3:" and last_line(error) == "no memory left"
 
 
 def test_closed_session_lets_go_of_the_graph(tiny_bundle):

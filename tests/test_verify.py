@@ -83,6 +83,41 @@ def test_slots_level_with_the_last_one_kept_are_interchangeable(answer):
     assert not compare_boxes(answer, other).holds
 
 
+@pytest.mark.parametrize(("flips", "score", "holds"), [(2, 0.2, True), (3, 0.2, False), (1, 0.35, False)])
+@pytest.mark.parametrize("engine_has_them", [True, False])
+def test_a_few_unsure_peaks_may_flip_by_rounding(flips, score, holds, engine_has_them):
+    boxes = np.zeros((1, 100, 6), np.float32)
+    boxes[0, :60, :2] = 20 * np.arange(60)[:, None]
+    boxes[0, :60, 2:4] = boxes[0, :60, :2] + 10
+    boxes[0, :60, 4] = np.linspace(0.9, 0.4, 60)
+    more = boxes.copy()
+    more[0, 60 : 60 + flips] = [[5000 + 300 * i, 5, 5010 + 300 * i, 15, score - 0.01 * i, 0] for i in range(flips)]
+    sides = (boxes, more) if engine_has_them else (more, boxes)
+    parity = compare({"boxes": sides[0]}, {"boxes": sides[1]})
+    assert parity.holds is holds
+    assert parity.figures["boxes_max_abs_px"] == 0 or not holds
+
+
+@pytest.mark.parametrize(
+    ("slot", "moved", "pixels"),
+    [(0, 3, 3), (4, 2, 2), (0, 130, 0), (5, 130, 0), (6, 130, 0)],
+    ids=["sure", "at the threshold", "no longer the same", "unsure", "empty"],
+)
+def test_below_fp32_pixels_are_those_of_sure_boxes_that_agree(answer, slot, moved, pixels):
+    other = answer.copy()
+    other[0, slot, 0] -= moved
+    parity = compare({"boxes": answer}, {"boxes": other}, "int8")
+    assert parity.figures["boxes_max_abs_px"] == pixels
+    assert parity.figures["agreement"] == pytest.approx(0.8 if moved == 130 and slot == 0 else 1)
+    assert compare_boxes(answer, other).holds is (slot == 6)
+
+
+def test_below_fp32_nothing_that_agrees_is_no_distance(answer):
+    parity = compare({"boxes": answer}, {"boxes": np.zeros_like(answer)}, "fp16")
+    assert (parity.figures["boxes_max_abs_px"], parity.figures["agreement"]) == (0, 0)
+    assert parity.figures["scores_max_abs"] == pytest.approx(0.9)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_not_finite(answer, value):
     other = answer.copy()

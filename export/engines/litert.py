@@ -1,11 +1,12 @@
 """LiteRT (TensorFlow Lite) on the CPU: canvases in, head maps out."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from export.cores import cores
 from export.dense_form import Array, row_by_row
+from export.engines.error_lines import first_line
 from export.engines.native_lines import native_lines
 from export.errors import ExportError
 
@@ -38,12 +39,12 @@ class LiteRt:
         self.provider = provider
         try:
             with native_lines():  # LiteRT tells of its delegate
-                self._interpreter: Any = Interpreter(model_path=str(files[0]), num_threads=threads or _cores())
+                self._interpreter: Any = Interpreter(model_path=str(files[0]), num_threads=threads or cores())
                 self._interpreter.allocate_tensors()
                 self._runner: Any = self._interpreter.get_signature_runner()
         except (ValueError, RuntimeError) as error:
             raise ExportError(
-                f"{files[0]}: LiteRT cannot load it ({_first_line(error)}); install a newer ai-edge-litert, or export "
+                f"{files[0]}: LiteRT cannot load it ({first_line(error)}); install a newer ai-edge-litert, or export "
                 "the bundle again"
             ) from None
 
@@ -68,17 +69,9 @@ class LiteRt:
         try:
             maps: dict[str, Array] = self._runner(**feeds)
         except (ValueError, RuntimeError) as error:
-            raise ExportError(f"LiteRT fails ({_first_line(error)}); export the bundle again") from None
+            raise ExportError(f"LiteRT fails ({first_line(error)}); export the bundle again") from None
         return maps
 
     def close(self) -> None:
         """Free the network's memory; the engine cannot run afterwards."""
         self._runner = self._interpreter = None
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

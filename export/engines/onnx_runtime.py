@@ -9,6 +9,7 @@ from typing import Any
 
 from export.bundle_info import Array
 from export.engines import pinned
+from export.engines.error_lines import first_line, status_message
 from export.engines.onnx_runtime_gpu import DTYPES, DeviceBatch, cuda_options, tensorrt_options, tensorrt_version
 from export.errors import ExportError
 
@@ -35,7 +36,6 @@ _RUN_ADVICE = {
     "cuda": _GPU_ADVICE,
     "tensorrt": _GPU_ADVICE,
 }
-_LONGEST = 200
 
 
 class OnnxRuntime:
@@ -169,7 +169,7 @@ class OnnxRuntime:
                 else _RUN_ADVICE[self.provider]
             )
             raise ExportError(
-                f"ONNX Runtime fails on provider '{self.provider}' ({_reason(error)}); {advice}"
+                f"ONNX Runtime fails on provider '{self.provider}' ({status_message(error)}); {advice}"
             ) from None
 
 
@@ -203,7 +203,7 @@ def _open(model: Path | bytes, provider: str, threads: int | None, cuda_graph: b
             where = "the graph" if isinstance(model, bytes) else model
             without = "leave out --cuda-graph, " if cuda_graph else ""
             raise ExportError(
-                f"{where}: ONNX Runtime cannot load it ({_first_line(error)}); "
+                f"{where}: ONNX Runtime cannot load it ({first_line(error)}); "
                 f"{without}install a newer onnxruntime, or export the bundle again"
             ) from None
     if name not in session.get_providers():
@@ -253,14 +253,3 @@ def _missing(onnxruntime: Any, provider: str) -> str:  # noqa: ANN401 - untyped 
         if "cannot open shared object file" in str(error):
             return f" ({error})"
     return ""
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:_LONGEST] if str(error).strip() else type(error).__name__
-
-
-def _reason(error: Exception) -> str:
-    """What went wrong in a run: it stands at the end of the line, behind node and source file, before ' ; GPU=0 …'."""
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    reason = line.rpartition("Status Message: ")[2].partition(" ; ")[0].strip()
-    return reason if len(reason) <= _LONGEST else f"…{reason[-_LONGEST:]}"

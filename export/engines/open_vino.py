@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from export.bundle_info import Array
+from export.engines.error_lines import last_line
 from export.errors import ExportError
 
 DEVICES = {"cpu": "CPU", "gpu": "GPU", "npu": "NPU"}
@@ -25,7 +26,6 @@ _CAPABILITIES = {"fp32": "FP32", "fp16": "FP16", "bf16": "BF16", "int8": "INT8"}
 _DRIVERS = {"gpu": "install Intel's GPU driver (OpenCL)", "npu": "install Intel's NPU driver"}
 _OR_CPU = "; or use --provider cpu; 'rgbt doctor' shows what runs"
 _SINK = "/sink_port_0"
-_LONGEST = 200
 
 
 class OpenVino:
@@ -201,7 +201,4 @@ def _one_line(what: str, advice: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        said = [line for line in lines if not line.startswith(("Exception from", "Check '"))] or lines
-        reason = said[-1] if said else type(error).__name__
-        raise ExportError(f"{what} ({reason[-_LONGEST:]}); {advice}") from None
+        raise ExportError(f"{what} ({last_line(error)}); {advice}") from None

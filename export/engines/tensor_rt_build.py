@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from export.engines.error_lines import first_line
 from export.errors import ExportError
 
 MAX_BATCH = 8
@@ -52,8 +53,7 @@ class PlanSpec(BaseModel):
         try:
             return cls.model_validate_json(path.read_bytes())
         except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise ExportError(f"{path}: cannot be read ({reason}); export the bundle again") from None
+            raise ExportError(f"{path}: cannot be read ({first_line(error)}); export the bundle again") from None
 
 
 def profiles(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from export.bundle_info import Variant
+from export.engines.error_lines import first_line
 from export.errors import ExportError
 from export.variants.source import Source
 
@@ -53,8 +54,9 @@ def make(source: Source, folder: Path) -> Variant:
             minimum_deployment_target=coremltools.target.iOS16,
         )
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ExportError(f"coremltools cannot convert this model ({reason}); leave --target coreml out") from None
+        raise ExportError(
+            f"coremltools cannot convert this model ({first_line(error)}); leave --target coreml out"
+        ) from None
     (folder / PACKAGE).parent.mkdir(exist_ok=True)
     made.save(str(folder / PACKAGE))
     files = sorted(file.relative_to(folder).as_posix() for file in (folder / PACKAGE).rglob("*") if file.is_file())

@@ -19,7 +19,9 @@ EXAMPLE = """examples:
   rgbt bench --data card.yaml --json
 
 Of a bundle every engine and precision in it is timed (or those named), by batch and threads, every other run being the
-engine's own call without ours around it; the metric is that of bundle.json, measured at export.
+engine's own call without ours around it; the metric is that of bundle.json, measured at export. What cannot be measured
+here, such as a batch above a TensorRT plan's largest, has its own line, and the rest is measured all the same. Of an
+engine that was named, and where nothing could be measured, it makes the exit code 1.
 
 --live generates two 300-frame files (1280×720 H.264 and 640×512 16-bit FFV1 for a bundle that takes any size, else
 of its own size and depth) and measures CPU time per pair: of the model alone (M), of decoding alone (D), and of the
@@ -46,7 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     bundle.add_argument("--seconds", type=float, default=5.0, help="time for each batch size (default: %(default)s)")
     bundle.add_argument("--engine", nargs="+", help="runtimes (default: those that the bundle has files for)")
     bundle.add_argument("--precision", nargs="+", help="fp32, fp16, bf16, int8 (default: those of the bundle)")
-    bundle.add_argument("--provider", default="cpu", help="cpu, cuda, tensorrt, gpu, npu (default: %(default)s)")
+    bundle.add_argument("--provider", help="cpu, cuda, tensorrt, gpu, npu (default: cpu; of TensorRT cuda)")
     bundle.add_argument(
         "--cuda-graph",
         action="store_true",
@@ -188,14 +190,26 @@ def _run_bundle(args: argparse.Namespace) -> int:
     batches = args.batch or [1]
     matrix = Matrix(args.engine, args.precision, args.provider, batches, threads, args.seconds, args.cuda_graph)
     answer: dict[str, Any] = {"command": _command(args), **measure_bundle(bundle, matrix)}
-    live: dict[str, Any] = {}
-    if args.live:
-        from pipelines.live_bench import measure_live
-
-        engine = (args.engine or ["onnxruntime"])[0]
-        live = measure_live(args.bundle, engine, args.provider, threads[0])
+    live = _live(args, answer) if args.live else {}
     print(json.dumps({**answer, **live}, indent=2) if args.json else "\n".join(table(answer, live)))
-    return 0
+    for name in answer["failed"]:
+        print(f"rgbt: error: {name} was not measured: {answer['missing'][name]}", file=sys.stderr)
+    return 1 if answer["failed"] else 0
+
+
+def _live(args: argparse.Namespace, answer: dict[str, Any]) -> dict[str, Any]:
+    """Figures of the live process; where there are none the answer says why, beside what was measured before."""
+    from data.errors import DataError
+    from export.errors import ExportError
+    from pipelines.live_bench import measure_live
+
+    engine, threads = (args.engine or ["onnxruntime"])[0], (args.threads or [None])[0]
+    try:
+        return measure_live(args.bundle, engine, args.provider, threads)
+    except (DataError, ExportError) as error:
+        answer["missing"]["live"] = str(error)
+        answer["failed"].append("live")
+        return {}
 
 
 def _command(args: argparse.Namespace) -> str:
@@ -212,5 +226,6 @@ def _command(args: argparse.Namespace) -> str:
     for name in ("engine", "precision", "threads"):
         given = getattr(args, name)
         words += [f"--{name}", *map(str, given)] if given else []
-    words += ["--provider", args.provider, *(["--cuda-graph"] if args.cuda_graph else [])]
-    return shlex.join([*words, *(["--live"] if args.live else [])])
+    words += ["--provider", args.provider] if args.provider else []
+    words += [f"--{name.replace('_', '-')}" for name in ("cuda_graph", "live") if getattr(args, name)]
+    return shlex.join(words)

@@ -38,7 +38,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--examples", type=int, default=8, help="pictures in the report (default: 8)")
     parser.add_argument("--engine", default="onnxruntime", help="for a bundle (default: %(default)s)")
     parser.add_argument("--precision", default="fp32", help="for a bundle: one that it holds (default: %(default)s)")
-    parser.add_argument("--provider", default="cpu", help="for a bundle: cpu, cuda, tensorrt, gpu, npu")
+    parser.add_argument(
+        "--provider", help="for a bundle: cpu, cuda, tensorrt, gpu, npu (default: cpu; of TensorRT cuda)"
+    )
     parser.add_argument("--html", type=Path, metavar="FILE", help="write what was measured as a page of its own")
     parser.add_argument("--json", action="store_true")
 

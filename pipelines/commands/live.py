@@ -76,7 +76,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, metavar="N", help="end after N answers (of each rig)")
     parser.add_argument("--engine", default="onnxruntime", help="runtime (default: onnxruntime)")
     parser.add_argument("--precision", default="fp32", help="fp32, fp16, bf16 or int8 (default: %(default)s)")
-    parser.add_argument("--provider", default="cpu", help="cpu, cuda or tensorrt; never replaced silently")
+    parser.add_argument(
+        "--provider", help="cpu, cuda, tensorrt, gpu, npu; never replaced silently (default: cpu; of TensorRT cuda)"
+    )
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of the model (default: all cores)")
     parser.add_argument("--log", choices=("json", "text"), help="events as lines on stderr, instead of the status line")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")

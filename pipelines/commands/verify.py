@@ -61,12 +61,12 @@ def run(args: argparse.Namespace) -> int:
 
 def _replay(bundle: "Bundle", variant: "Variant", args: argparse.Namespace) -> dict[str, Any]:
     """One row: what was measured, or why nothing was."""
-    from export.bundle_info import DEFAULT_PROVIDERS
+    from export.bundle_info import default_provider
     from export.errors import ExportError
     from export.session import Session
     from export.verify import replay
 
-    provider = args.provider or DEFAULT_PROVIDERS.get(variant.engine, "cpu")
+    provider = args.provider or default_provider(variant.engine)
     row: dict[str, Any] = {"target": f"{variant.engine}-{provider}", "precision": variant.precision}
     try:
         session = Session(bundle, variant.engine, provider, args.threads, variant.precision)

@@ -11,7 +11,7 @@ from av import VideoFrame
 from data.errors import DataError
 from data.frame import Frame
 from data.thermal import ThermalSpec
-from export.bench import cores
+from export.cores import cores
 from pipelines.live.pairing import Sensor
 from pipelines.live.pixels import PixelReader
 
