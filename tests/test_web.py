@@ -265,6 +265,8 @@ def test_events_begin_with_the_history_and_go_on(served, staged):
     assert [name for name, _ in told] == ["hello", "state", "state", "state"]
     hello, states = told[0][1], [told for _, told in told[1:]]
     assert hello["unit"] == "°C" and len(hello["columns"]) == len(states[0]["row"])
+    # The pairing wait is the stage "pair"; "wait" is that of the loop for a pair.
+    assert states[0]["row"][hello["columns"].index("pair_p50")] == pytest.approx(4, rel=0.02)
     answers = [state["answers"] for state in states]
     assert answers == sorted(answers) and answers[-1] > answers[0]
 
