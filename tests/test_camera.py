@@ -201,6 +201,20 @@ def test_synthetic_cameras_show_one_moment_at_one_time(unit, dtype):
         source.close()
 
 
+def test_a_synthetic_camera_has_its_scene_before_it_is_opened(monkeypatch):
+    sizes = {"rgb": (48, 64), "thermal": (32, 40)}
+    text = "synthetic:?fps=30&seconds=1"
+    sources = open_sources({"rgb": text, "thermal": text}, ThermalSpec(unit="counts16"), None, None, sizes)
+
+    def render(*arguments, **options):
+        raise AssertionError("rendered while it is opened")
+
+    monkeypatch.setattr("data.synthetic.video.write_video", render)
+    for sensor, source in sources.items():
+        assert source.read().size == sizes[sensor]
+        source.close()
+
+
 def test_a_synthetic_camera_with_a_wrong_option_is_one_line():
     with pytest.raises(DataError, match=r"synthetic:\?fps=30"):
         open_sources({"rgb": "synthetic:?fps=fast"}, GREY, None)

@@ -127,11 +127,10 @@ def _gstreamer(text: str, sensor: Sensor, spec: ThermalSpec, context: SourceCont
 
 
 def _synthetic(text: str, sensor: Sensor, spec: ThermalSpec, context: SourceContext) -> Source:
-    parse_options(text)
-    size = context.sizes.get(sensor)
-    if size is not None:
-        context.scene.sizes[sensor] = size
-    return LiveSource(text, lambda: Synthetic(text, sensor, spec, context.scene), context.rules, size)
+    options, scene = parse_options(text), context.scene
+    scene.sizes.update({of: size for of, size in context.sizes.items() if size is not None})
+    scene.images(sensor, **options)  # takes seconds: the watch over an opening would believe that it hangs
+    return LiveSource(text, lambda: Synthetic(text, sensor, spec, scene), context.rules, context.sizes.get(sensor))
 
 
 SOURCES: dict[str, SourceFactory] = {

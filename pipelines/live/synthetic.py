@@ -21,7 +21,7 @@ _DEFAULT_SIZES: dict[Sensor, tuple[int, int]] = {"rgb": (160, 192), "thermal": (
 
 @dataclass
 class Scene:
-    """What both synthetic cameras of a rig look at, at the same time; rendered when the first of them opens."""
+    """What both synthetic cameras of a rig look at, at the same time; rendered when it is first asked for."""
 
     sizes: dict[Sensor, tuple[int, int]] = field(default_factory=dict)
     """Height, width of each sensor; even."""
