@@ -294,6 +294,16 @@ def test_eight_bits_over_http_are_refused_for_a_bundle_of_counts(mjpeg):
     assert "hunter2" not in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_pictures_without_measure_are_not_decoded(mjpeg, monkeypatch):
+    for module in ("pixels", "stream"):
+        monkeypatch.setattr(f"pipelines.live.{module}.MAX_PIXELS", 64 * 96 - 1)
+    rules = LiveRules(reopen_after_s=0.5)
+    source = open_sources({"rgb": mjpeg}, GREY, None, rules)["rgb"]
+    with pytest.raises(DataError, match=r"more than 0 megapixels|no picture could be made"):
+        source.read()
+    source.close()
+
+
 def test_a_password_of_any_characters_opens_and_is_shown_nowhere(
     rtsp_server, rtsp_units, capture, monkeypatch, tmp_path
 ):

@@ -162,6 +162,18 @@ def test_an_address_is_refused_without_its_password():
     assert "secret" not in str(caught.value)
 
 
+def test_pictures_without_measure_are_refused_when_opened_and_later_on(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipelines.live.pixels.MAX_PIXELS", 10_000)
+    large = write_video(tmp_path / "large.mkv", [np.zeros((128, 128, 3), np.uint8)] * 2, "rgb24", "libx264", "yuv420p")
+    with pytest.raises(DataError, match="128×128 is more than 0 megapixels"):
+        open_one(large, "rgb")
+    growing = tmp_path / "growing.mjpeg"
+    sizes = [(64, 64), (64, 64), (512, 512)]
+    growing.write_bytes(b"".join(cv2.imencode(".jpg", np.zeros((*size, 3), np.uint8))[1].tobytes() for size in sizes))
+    with pytest.raises(DataError, match=r"growing.mjpeg: frame \d cannot be decoded"):
+        read_all(open_one(growing, "rgb"))
+
+
 def test_damaged_video_is_one_line(tmp_path):
     path = write_video(tmp_path / "t.mkv", counts(6), "gray16le")
     raw = bytearray(path.read_bytes())

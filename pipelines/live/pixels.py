@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import av
 import numpy as np
 from av import VideoFormat, VideoFrame
 from av.video.reformatter import ColorRange, VideoReformatter
@@ -11,6 +12,8 @@ from data.frame import Image
 from data.thermal import ThermalSpec
 from pipelines.live.pairing import Sensor
 
+MAX_PIXELS = 1 << 25
+"""Of one picture: 8K, and not the gigabytes that a few bytes of a hostile stream could ask for."""
 _GREY_SPREAD = 12.0
 """Mean distance of R, G, B that lossy coding of a grey picture stays under; a palette lies far above."""
 _WANTED = {
@@ -97,6 +100,17 @@ class PixelReader:
         return (
             _grey(frame) if is_yuv and not is_limited else self._reformatter.reformat(frame, format="gray").to_ndarray()
         )
+
+
+def limit_pixels(stream: "av.VideoStream", name: str) -> None:
+    """Have the decoder refuse larger pictures than MAX_PIXELS, also later on; DataError when the first one is larger.
+
+    For a stream whose decoder is not open yet.
+    """
+    coding = stream.codec_context
+    coding.options = {**coding.options, "max_pixels": str(MAX_PIXELS)}
+    if coding.width * coding.height > MAX_PIXELS:
+        raise DataError(f"{name}: {coding.width}×{coding.height} is more than {MAX_PIXELS >> 20} megapixels")
 
 
 def wanted_thermal(spec: ThermalSpec) -> str:

@@ -22,7 +22,7 @@ from data.errors import DataError
 from data.frame import Frame
 from data.thermal import ThermalSpec
 from pipelines.live.pairing import Sensor
-from pipelines.live.pixels import PixelReader
+from pipelines.live.pixels import MAX_PIXELS, PixelReader, limit_pixels
 from pipelines.live.reconnect import LiveRules, LostError
 from pipelines.live.redact import fill_in, redact
 from pipelines.live.stamps import Stamper
@@ -76,7 +76,7 @@ class Stream:
 
     Raises:
         LostError: it is not to be had just now.
-        DataError: it is no video, of another depth than the spec's, or the hardware does not decode it.
+        DataError: it is no video, too large, of another depth than the spec's, or the hardware does not decode it.
     """
 
     policy: Literal["ordered", "latest"] = "latest"
@@ -130,6 +130,7 @@ class Stream:
         if not self._container.streams.video:
             raise DataError(f"{self.name}: holds no video")
         stream = self._container.streams.video[0]
+        limit_pixels(stream, self.name)
         # Frame threads would hold back one frame each; slices of one frame cost no latency.
         stream.thread_type = "SLICE"
         stream.codec_context.thread_count = DECODING_THREADS
@@ -146,7 +147,7 @@ class Stream:
             self._note_arrival(packet)
             try:
                 frames = packet.decode()
-            except (av.error.InvalidDataError, av.error.UnknownError):
+            except (av.error.InvalidDataError, av.error.UnknownError, av.error.ArgumentError):
                 frames = []
             for frame in frames:
                 if not frame.is_corrupt:
@@ -187,7 +188,7 @@ def _require_hardware(device: str, name: str) -> None:
 
 def _open(address: StreamAddress, rules: LiveRules) -> "av.container.InputContainer":
     # A camera's first packet says it all: to look at more would only hold back pictures.
-    options = {"analyzeduration": "1", "probesize": "32", "fpsprobesize": "0"}
+    options = {"analyzeduration": "1", "probesize": "32", "fpsprobesize": "0", "max_pixels": str(MAX_PIXELS)}
     if address.url.lower().startswith("rtsp"):
         silent_us = str(round(rules.reopen_after_s * 1e6))
         options |= {"rtsp_transport": address.transport, "timeout": silent_us, "allowed_media_types": "video"}

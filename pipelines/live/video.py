@@ -13,7 +13,7 @@ from data.frame import Frame
 from data.thermal import ThermalSpec
 from export.cores import cores
 from pipelines.live.pairing import Sensor
-from pipelines.live.pixels import PixelReader
+from pipelines.live.pixels import PixelReader, limit_pixels
 
 DECODING_THREADS = min(4, cores())
 """Slices of one frame that are decoded at once, where the coding has slices."""
@@ -28,7 +28,7 @@ class VideoFile:
         spec: What the bundle takes for thermal; unused for RGB.
 
     Raises:
-        DataError: no such file, no video in it, or pixels of another depth than the spec's.
+        DataError: no such file, no video in it, too many pixels, or pixels of another depth than the spec's.
     """
 
     policy: Literal["ordered", "latest"] = "ordered"
@@ -46,12 +46,13 @@ class VideoFile:
         self._time_ns: int | None = None
         rate = self._stream.average_rate or self._stream.guessed_rate
         self.period_ns: int | None = round(1e9 / rate) if rate else None
-        if self._stream.format is not None:  # refuse at once what the first frame would be refused for
-            try:
+        try:  # refuse at once what the first frame would be refused for
+            limit_pixels(self._stream, self.name)
+            if self._stream.format is not None:
                 self._pixels.choose(self._stream.format)
-            except DataError:
-                self._container.close()
-                raise
+        except DataError:
+            self._container.close()
+            raise
 
     def read(self) -> Frame | None:
         """Return the next frame, None at the end of the file.
