@@ -19,6 +19,7 @@ from pipelines.live.operation import Operation, summary
 from pipelines.live.site import Site
 from pipelines.live.source_status import SourceStatus
 from pipelines.live.state import Latest, LiveState
+from pipelines.live.status import StatusLine
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, UTC)
 
@@ -80,7 +81,8 @@ def state_with(sources, name="gate", clock=None):
 
 def test_changes_of_a_source_are_told_once_and_a_summary_each_minute():
     stream, clock, sources = io.StringIO(), Clock(), {"rgb": source("up"), "thermal": source("connecting")}
-    operation = Operation(log=Log(stream), clock=clock)
+    people = io.StringIO()
+    operation = Operation(StatusLine(people), Log(stream), clock=clock)
     states = [state_with(sources)]
     operation.begin(states)
     for second in range(130):
@@ -97,6 +99,7 @@ def test_changes_of_a_source_are_told_once_and_a_summary_each_minute():
     assert changes == [
         ("rgb", "up", "info", None), ("thermal", "connecting", "info", None), ("rgb", "down", "warning", "lost"),
     ]  # fmt: skip
+    assert people.getvalue().splitlines().count("rgbt: gate rgb down: lost") == 1
     sums = [line for line in said if line["event"] == "summary"]
     assert len(sums) == 3 and sums[0]["sinks"] == {"mqtt": {"queued": 1, "dropped": 2, "errors": 3}}
     assert (said[0]["event"], said[-1]["event"], said[-1]["by"]) == ("started", "stopped", "stop")

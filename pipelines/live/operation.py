@@ -79,6 +79,8 @@ class Operation:
             if self._seen.get((said["name"], sensor)) == status.state:
                 continue
             self._seen[said["name"], sensor] = status.state
+            if status.state in _TROUBLE and status.last_error:
+                self._line.say(f"rgbt: {said['name']} {sensor} {status.state}: {status.last_error}")
             self.log.say(
                 "source", "warning" if status.state in _TROUBLE else "info",
                 rig=said["name"], sensor=sensor, source=status.name, state=status.state,

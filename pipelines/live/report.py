@@ -69,6 +69,9 @@ class LiveReport:
     def warnings(self) -> list[str]:
         """What a user should know: sources that hang, two sensors that never met."""
         lines = [f"{name}: a read did not return; the thread was left behind" for name in self.hanging]
+        for sensor, source in self.sources.items():
+            if source.state in ("ended", "down") and source.last_error:
+                lines.append(f"{sensor} was {source.state} at the end: {source.last_error}")
         if self.counts["rgb_alone"] and self.counts["thermal_alone"] and not self.counts["pairs"]:
             lines.append(
                 "no RGB frame met a thermal frame: the recordings' times do not overlap; "

@@ -35,6 +35,15 @@ class StatusLine:
             self._stream.write(text + "\n")
         self._stream.flush()
 
+    def say(self, text: str) -> None:
+        """Write a line of its own, which stays; the status line goes on below it."""
+        if self._stream is None:
+            return
+        blank = f"\r{' ' * self._width}\r" if self._width else ""
+        self._stream.write(f"{blank}{text}\n")
+        self._stream.flush()
+        self._width = 0
+
     def close(self) -> None:
         """Leave the line standing."""
         if self._stream is not None and self._width:
