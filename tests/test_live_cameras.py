@@ -1,5 +1,6 @@
 """The command on cameras, whole: synthetic ones, which need no device."""
 
+import argparse
 import json
 import signal
 import subprocess
@@ -9,7 +10,11 @@ import urllib.request
 
 import pytest
 
+from data.errors import DataError
 from pipelines.cli import main
+from pipelines.commands.live import configure
+from pipelines.live.arguments import read_rules, read_site
+from pipelines.live.reconnect import LiveRules
 
 S = 60.0
 
@@ -61,6 +66,8 @@ def test_two_rigs_on_one_model(tiny_bundle, tmp_path, capsys):
         (["--stream", "http://x"], "--stream http://x"),
         (["--serve", "host:x"], "HOST:PORT"),
         (["--config", "site.yaml"], "--rgb belongs to a rig"),
+        (["--frozen-after", "-1"], "--frozen-after -1"),
+        (["--token", "a-long-secret"], "--token is of the page; add --serve"),
     ],
 )
 def test_a_mistake_is_one_line(tiny_bundle, tmp_path, monkeypatch, capsys, options, says):
@@ -77,9 +84,14 @@ def test_without_a_bundle_it_says_what_to_give(capsys):
 
 
 def test_a_camera_that_stays_away_is_given_up_with_its_own_exit_code(tiny_bundle, capsys):
-    call = ["live", str(tiny_bundle), "--rgb", "rtsp://127.0.0.1:9/nothing", "--give-up-after", "0.5", "--json"]
+    call = ["live", str(tiny_bundle), "--rgb", "rtsp://me:hunter2@127.0.0.1:9/nothing", "--give-up-after", "0.5"]
+    assert main([*call, "--json"]) == 3
+    report = json.loads(capsys.readouterr().out)
+    assert report["ended_by"] == "gave up"
+    assert "connection refused; given up after 0.5 s" in report["warnings"][0]
     assert main(call) == 3
-    assert json.loads(capsys.readouterr().out)["ended_by"] == "gave up"
+    told = capsys.readouterr()
+    assert "given up after 0.5 s" in told.err and "hunter2" not in told.err + told.out
 
 
 def test_a_service_is_served_and_ends_within_five_seconds_of_sigterm(tiny_bundle, tmp_path):
@@ -104,3 +116,23 @@ def test_a_service_is_served_and_ends_within_five_seconds_of_sigterm(tiny_bundle
     assert json.loads(out)["ended_by"] == "stop"
     assert all(json.loads(line) for line in jsonl.read_text().splitlines())
     assert json.loads(err.splitlines()[-1]).get("event") == "stopped"
+
+
+def typed(*options):
+    parser = argparse.ArgumentParser()
+    configure(parser)
+    return parser.parse_args(["bundle", *options])
+
+
+def test_how_long_a_picture_may_stand_still_is_the_users_choice():
+    assert read_rules(typed()).frozen_after_s == LiveRules().frozen_after_s == 10
+    assert read_rules(typed("--frozen-after", "2.5")).frozen_after_s == 2.5
+    assert read_rules(typed("--frozen-after", "0")).frozen_after_s is None
+
+
+def test_a_score_belongs_to_a_rig_of_the_site(tmp_path):
+    for options in (["--score", "0"], ["--max-skew", "0"]):
+        with pytest.raises(DataError, match=f"{options[0]} belongs to a rig"):
+            read_site(typed("--config", str(tmp_path / "site.yaml"), *options))
+    assert read_site(typed("--rgb", "usb:0")).rigs["live"].score == 0.3
+    assert read_site(typed("--rgb", "usb:0", "--score", "0")).rigs["live"].score == 0

@@ -4,14 +4,14 @@ import argparse
 import atexit
 import gc
 import json
-import math
 import signal
 import sys
 import threading
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pipelines.live.arguments import declare, read_rules, read_settings, read_site
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -46,83 +46,14 @@ Ctrl-C and SIGTERM end the run after the pair in hand, within 5 s; what was writ
 at once. Under systemd (Type=notify, WatchdogSec=) the loop itself says that it is alive.
 
 exit codes: 0 the sources ended, the limit was reached or a signal came; 1 an error, told in one line; 2 wrong usage;
-3 a camera stayed away for longer than --give-up-after; 130 a second Ctrl-C."""
+3 every camera has ended, and one of them stayed away for longer than --give-up-after; 130 a second Ctrl-C."""
 
 GAVE_UP = 3
-_DEADLINE_S = 1.5
-_OF_A_RIG = (
-    "rgb", "thermal", "rig", "max_skew", "max_wait", "hold", "save", "jsonl", "rle", "csv", "mqtt", "webhook", "stream",
-)  # fmt: skip
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument(
-        "bundle",
-        type=Path,
-        metavar="BUNDLE",
-        nargs="?",
-        help="folder that 'rgbt export' wrote (or in --config)",
-    )
-    source = "rtsp://…, http://…, usb:N[?format=Y16], gst:PIPELINE, synthetic:, video file or folder of pictures"
-    parser.add_argument("--rgb", metavar="SRC", help=source)
-    parser.add_argument("--thermal", metavar="SRC", help="likewise; 16-bit stays 16-bit")
-    parser.add_argument("--rig", type=Path, metavar="RIG.YAML", help="where thermal lies on RGB, in space and time")
-    parser.add_argument("--config", type=Path, metavar="SITE.YAML", help="many rigs: options of each by its name")
-    parser.add_argument("--fps", type=float, metavar="N", help="pictures per second of folders (default: 25)")
-    _configure_pairing(parser)
-    _configure_sinks(parser)
-    parser.add_argument("--score", type=float, default=0.3, help="detect: least score of a box (default: 0.3)")
-    parser.add_argument("--limit", type=int, metavar="N", help="end after N answers (of each rig)")
-    parser.add_argument("--engine", default="onnxruntime", help="runtime (default: onnxruntime)")
-    parser.add_argument("--precision", default="fp32", help="fp32, fp16, bf16 or int8 (default: %(default)s)")
-    parser.add_argument(
-        "--provider", help="cpu, cuda, tensorrt, gpu, npu; never replaced silently (default: cpu; of TensorRT cuda)"
-    )
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of the model (default: all cores)")
-    parser.add_argument("--log", choices=("json", "text"), help="events as lines on stderr, instead of the status line")
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
-
-
-def _configure_pairing(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--max-skew", type=float, metavar="MS",
-        help="largest difference of capture times in a pair (default: half the slower sensor's frame period)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--max-wait", type=float, metavar="MS",
-        help="cameras: longest that a frame waits for its partner (default: skew + the rig's offset + 50, or 100)",
-    )  # fmt: skip
-    parser.add_argument("--hold", action="store_true", help="hold the slower sensor's frame until its next one")
-    parser.add_argument(
-        "--every-frame", action="store_true", help="cameras: answer every frame, however late (default: the newest)"
-    )
-    parser.add_argument(
-        "--give-up-after", type=float, metavar="S", help="cameras: end one that is away for so long (default: never)"
-    )
-
-
-def _configure_sinks(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--save", type=Path, metavar="OUT.MKV", help="annotated video, both sensors side by side")
-    parser.add_argument("--jsonl", type=Path, metavar="OUT.JSONL", help="one line of JSON for each answer")
-    parser.add_argument("--rle", action="store_true", help="segment: put the masks into --jsonl, as COCO run lengths")
-    parser.add_argument("--csv", type=Path, metavar="OUT.CSV", help="a table: a row for each object, class or label")
-    parser.add_argument("--show", action="store_true", help="a window; q or Esc ends the run")
-    parser.add_argument(
-        "--mqtt",
-        metavar="URL",
-        help="a message for each answer: mqtt[s]://[USER:PW@]HOST[:PORT]/TOPIC[?qos=1&retain=1]",
-    )
-    parser.add_argument(
-        "--webhook", metavar="URL", help="POST the answers that show something; RGBT_WEBHOOK_TOKEN holds a bearer token"
-    )
-    parser.add_argument("--stream", metavar="URL", help="annotated video to an RTSP server, or as HLS to OUT.m3u8")
-    parser.add_argument(
-        "--serve", metavar="HOST:PORT", nargs="?", const="127.0.0.1:8080",
-        help="a page that shows it (default: %(const)s; any other host asks viewers for a token)",
-    )  # fmt: skip
-    parser.add_argument("--token", help="of the page, or ${NAME} (default on other hosts: a new one, printed)")
-    parser.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="further name of the page")
+    declare(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -131,8 +62,7 @@ def run(args: argparse.Namespace) -> int:
 
     from pipelines.live.log import Log
 
-    options, rules = _settings(args), _rules(args)
-    site = _site(args)
+    options, rules, site = read_settings(args), read_rules(args), read_site(args)
     # Python would take a hundred thousand objects apart at its end, for 40 ms of CPU; the system frees them at once.
     atexit.register(gc.freeze)
     # Workers of OpenCV's pool spin while they wait; the pictures here are small, and other cores decode.
@@ -214,48 +144,6 @@ def _page(
     print(f"rgbt: {page.announcement}", file=sys.stderr)
     log.say("serving", url=page.url)
     return page
-
-
-def _settings(args: argparse.Namespace) -> "LiveSettings":
-    from data.errors import DataError
-    from pipelines.live.report import LiveSettings
-
-    if not 0 <= args.score <= 1:
-        raise DataError(f"--score {args.score:g}: give a number from 0 to 1")
-    if args.limit is not None and args.limit < 1:
-        raise DataError(f"--limit {args.limit}: give at least 1")
-    for option, value in (("--max-skew", args.max_skew), ("--max-wait", args.max_wait)):
-        if value is not None and not 0 <= value < math.inf:
-            raise DataError(f"{option} {value:g}: give milliseconds, 0 or more")
-    return LiveSettings(limit=args.limit, every_frame=args.every_frame, deadline_s=_DEADLINE_S)
-
-
-def _rules(args: argparse.Namespace) -> "LiveRules":
-    from data.errors import DataError
-    from pipelines.live.reconnect import LiveRules
-
-    if args.give_up_after is not None and not 0 < args.give_up_after < math.inf:
-        raise DataError(f"--give-up-after {args.give_up_after:g}: give seconds, more than 0")
-    return LiveRules(give_up_after_s=args.give_up_after, every_frame=args.every_frame)
-
-
-def _site(args: argparse.Namespace) -> "Site":
-    """What was typed, or what the YAML file says, as options of each rig."""
-    from data.errors import DataError
-    from pipelines.live.site import RigOptions, Site
-
-    if args.config is not None:
-        typed = [name for name in _OF_A_RIG if getattr(args, name) not in (None, False)]
-        if typed:
-            raise DataError(f"--config {args.config}: --{typed[0].replace('_', '-')} belongs to a rig; write it there")
-        site = Site.load(args.config)
-        site = site.model_copy(update={"bundle": args.bundle or site.bundle, "serve": args.serve or site.serve})
-    else:
-        options = RigOptions.model_construct(score=args.score, **{name: getattr(args, name) for name in _OF_A_RIG})
-        site = Site.model_construct(bundle=args.bundle, rigs={"live": options}, serve=args.serve)
-    if site.bundle is None:
-        raise DataError("no bundle; give the folder that 'rgbt export' wrote, or bundle: in --config")
-    return site
 
 
 def _setting(

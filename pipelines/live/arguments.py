@@ -1,0 +1,146 @@
+"""What may be typed after ``rgbt live``, and what it means; imports no library before it is asked what it means."""
+
+import argparse
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipelines.live.reconnect import LiveRules
+    from pipelines.live.report import LiveSettings
+    from pipelines.live.site import Site
+
+_DEADLINE_S = 1.5
+_OF_A_RIG = (
+    "rgb", "thermal", "rig", "max_skew", "max_wait", "hold", "save", "jsonl", "rle", "csv", "mqtt", "webhook", "stream",
+    "score",
+)  # fmt: skip
+
+
+def declare(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument(
+        "bundle",
+        type=Path,
+        metavar="BUNDLE",
+        nargs="?",
+        help="folder that 'rgbt export' wrote (or in --config)",
+    )
+    source = "rtsp://…, http://…, usb:N[?format=Y16], gst:PIPELINE, synthetic:, video file or folder of pictures"
+    parser.add_argument("--rgb", metavar="SRC", help=source)
+    parser.add_argument("--thermal", metavar="SRC", help="likewise; 16-bit stays 16-bit")
+    parser.add_argument("--rig", type=Path, metavar="RIG.YAML", help="where thermal lies on RGB, in space and time")
+    parser.add_argument("--config", type=Path, metavar="SITE.YAML", help="many rigs: options of each by its name")
+    parser.add_argument("--fps", type=float, metavar="N", help="pictures per second of folders (default: 25)")
+    _declare_pairing(parser)
+    _declare_sinks(parser)
+    parser.add_argument("--score", type=float, help="detect: least score of a box (default: 0.3)")
+    parser.add_argument("--limit", type=int, metavar="N", help="end after N answers (of each rig)")
+    parser.add_argument("--engine", default="onnxruntime", help="runtime (default: onnxruntime)")
+    parser.add_argument("--precision", default="fp32", help="fp32, fp16, bf16 or int8 (default: %(default)s)")
+    parser.add_argument(
+        "--provider", help="cpu, cuda, tensorrt, gpu, npu; never replaced silently (default: cpu; of TensorRT cuda)"
+    )
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of the model (default: all cores)")
+    parser.add_argument("--log", choices=("json", "text"), help="events as lines on stderr, instead of the status line")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+
+
+def _declare_pairing(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--max-skew", type=float, metavar="MS",
+        help="largest difference of capture times in a pair (default: half the slower sensor's frame period)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--max-wait", type=float, metavar="MS",
+        help="cameras: longest that a frame waits for its partner (default: skew + the rig's offset + 50, or 100)",
+    )  # fmt: skip
+    parser.add_argument("--hold", action="store_true", help="hold the slower sensor's frame until its next one")
+    parser.add_argument(
+        "--every-frame", action="store_true", help="cameras: answer every frame, however late (default: the newest)"
+    )
+    parser.add_argument(
+        "--give-up-after", type=float, metavar="S", help="cameras: end one that is away for so long (default: never)"
+    )
+    parser.add_argument(
+        "--frozen-after", type=float, default=10.0, metavar="S",
+        help="cameras: the very same picture for so long is a stall; 0: it may stand still (default: %(default)g)",
+    )  # fmt: skip
+
+
+def _declare_sinks(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--save", type=Path, metavar="OUT.MKV", help="annotated video, both sensors side by side")
+    parser.add_argument("--jsonl", type=Path, metavar="OUT.JSONL", help="one line of JSON for each answer")
+    parser.add_argument("--rle", action="store_true", help="segment: put the masks into --jsonl, as COCO run lengths")
+    parser.add_argument("--csv", type=Path, metavar="OUT.CSV", help="a table: a row for each object, class or label")
+    parser.add_argument("--show", action="store_true", help="a window; q or Esc ends the run")
+    parser.add_argument(
+        "--mqtt",
+        metavar="URL",
+        help="a message for each answer: mqtt[s]://[USER:PW@]HOST[:PORT]/TOPIC[?qos=1&retain=1]",
+    )
+    parser.add_argument(
+        "--webhook", metavar="URL", help="POST the answers that show something; RGBT_WEBHOOK_TOKEN holds a bearer token"
+    )
+    parser.add_argument("--stream", metavar="URL", help="annotated video to an RTSP server, or as HLS to OUT.m3u8")
+    parser.add_argument(
+        "--serve", metavar="HOST:PORT", nargs="?", const="127.0.0.1:8080",
+        help="a page that shows it (default: %(const)s; any other host asks viewers for a token)",
+    )  # fmt: skip
+    parser.add_argument("--token", help="of the page, or ${NAME} (default on other hosts: a new one, printed)")
+    parser.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="further name of the page")
+
+
+def read_settings(args: argparse.Namespace) -> "LiveSettings":
+    """What is said of each run; DataError when a number is none of those that make sense."""
+    from data.errors import DataError
+    from pipelines.live.report import LiveSettings
+
+    if args.score is not None and not 0 <= args.score <= 1:
+        raise DataError(f"--score {args.score:g}: give a number from 0 to 1")
+    if args.limit is not None and args.limit < 1:
+        raise DataError(f"--limit {args.limit}: give at least 1")
+    for option, value in (("--max-skew", args.max_skew), ("--max-wait", args.max_wait)):
+        if value is not None and not 0 <= value < math.inf:
+            raise DataError(f"{option} {value:g}: give milliseconds, 0 or more")
+    return LiveSettings(limit=args.limit, every_frame=args.every_frame, deadline_s=_DEADLINE_S)
+
+
+def read_rules(args: argparse.Namespace) -> "LiveRules":
+    """How cameras are kept open; DataError when a number is none of those that make sense."""
+    from data.errors import DataError
+    from pipelines.live.reconnect import LiveRules
+
+    if not 0 <= args.frozen_after < math.inf:
+        raise DataError(
+            f"--frozen-after {args.frozen_after:g}: give seconds, or 0 for a camera that sees a still scene"
+        )
+    if args.give_up_after is not None and not 0 < args.give_up_after < math.inf:
+        raise DataError(f"--give-up-after {args.give_up_after:g}: give seconds, more than 0")
+    return LiveRules(
+        give_up_after_s=args.give_up_after,
+        every_frame=args.every_frame,
+        frozen_after_s=args.frozen_after or None,
+    )
+
+
+def read_site(args: argparse.Namespace) -> "Site":
+    """What was typed, or what the YAML file says, as options of each rig."""
+    from data.errors import DataError
+    from pipelines.live.site import RigOptions, Site
+
+    typed = {name: value for name in _OF_A_RIG if (value := getattr(args, name)) is not None and value is not False}
+    if args.config is not None:
+        if typed:
+            name = next(iter(typed)).replace("_", "-")
+            raise DataError(f"--config {args.config}: --{name} belongs to a rig; write it there")
+        site = Site.load(args.config)
+        site = site.model_copy(update={"bundle": args.bundle or site.bundle, "serve": args.serve or site.serve})
+    else:
+        options = RigOptions.model_construct(**typed)
+        site = Site.model_construct(bundle=args.bundle, rigs={"live": options}, serve=args.serve)
+    if site.serve is None and (args.token is not None or args.allow_host):
+        raise DataError(f"--{'allow-host' if args.token is None else 'token'} is of the page; add --serve")
+    if site.bundle is None:
+        raise DataError("no bundle; give the folder that 'rgbt export' wrote, or bundle: in --config")
+    return site
