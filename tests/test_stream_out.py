@@ -1,6 +1,7 @@
 """The annotated picture as a stream: HLS that a player can read, and an RTSP server that is not there."""
 
 import socket
+import threading
 import time
 
 import av
@@ -52,6 +53,29 @@ def test_a_server_that_is_not_there_is_to_be_tried_again_and_keeps_its_secret():
         assert "s3cret" not in str(caught.value)
     assert time.monotonic() - started < 10
     sink.close()
+
+
+def test_a_server_that_hangs_stalls_nothing_but_the_stream():
+    gaps, ending = [], threading.Event()
+
+    def tick():
+        last = time.monotonic()
+        while not ending.wait(0.01):
+            last, before = time.monotonic(), last
+            gaps.append(last - before)
+
+    other = threading.Thread(target=tick)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, and says nothing
+        sink = StreamSink(f"rtsp://127.0.0.1:{silent.getsockname()[1]}/out", picture, 40 * MS)
+        other.start()
+        started = time.monotonic()
+        with pytest.raises(RetryError, match="timed out"):
+            sink.write(*item(0))
+        assert 1 < time.monotonic() - started < 4
+        ending.set()
+        other.join()
+        sink.close()
+    assert len(gaps) > 20 and max(gaps) < 0.8
 
 
 @pytest.mark.parametrize("address", ["http://x/y", "out.mp4", "rtmp://x/y"])

@@ -1,6 +1,8 @@
 """The annotated picture as a stream: pushed to an RTSP server, or written as HLS for a web server."""
 
-from contextlib import suppress
+import socket
+import ssl
+from contextlib import ExitStack, suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -12,13 +14,14 @@ from data.frame import Pair
 from data.prepare import Prepared
 from pipelines.live.answer import Answer
 from pipelines.live.draw import Composer
+from pipelines.live.endpoint import Endpoint, read_endpoint
 from pipelines.live.lines import check_place
 from pipelines.live.outbox import RetryError
 from pipelines.live.redact import fill_in, redact
 
 _KEY_FRAME_EVERY = 30
-_TIMEOUT_US = 5_000_000
-_RTSP = ("rtsp://", "rtsps://")
+_TIMEOUT_S = 2.0
+_PORTS = {"rtsp": 554, "rtsps": 322}
 
 
 class StreamSink:
@@ -32,10 +35,13 @@ class StreamSink:
     """
 
     def __init__(self, address: str, composer: Composer, period_ns: int | None = None) -> None:
-        self._is_rtsp = address.lower().startswith(_RTSP)
+        self._is_rtsp = address.lower().startswith(tuple(f"{scheme}://" for scheme in _PORTS))
         if not self._is_rtsp and not address.lower().endswith(".m3u8"):
             raise DataError(f"--stream {redact(address)}: give rtsp://SERVER/PATH, or a file such as page/live.m3u8")
         self._address, self._name = fill_in(address) if self._is_rtsp else address, redact(address)
+        self._server = (
+            read_endpoint(address, "--stream", tuple(_PORTS), "rtsp://SERVER/PATH") if self._is_rtsp else None
+        )
         self._compose = composer
         self._rate = Fraction(1_000_000_000, period_ns).limit_denominator(1001) if period_ns else Fraction(30)
         self._container: av.container.OutputContainer | None = None
@@ -70,8 +76,10 @@ class StreamSink:
             self._abandon()
 
     def _open(self, width: int, height: int) -> None:
-        if self._is_rtsp:
-            options = {"rtsp_transport": "tcp", "timeout": str(_TIMEOUT_US), "rw_timeout": str(_TIMEOUT_US)}
+        if self._server is not None:
+            greet(self._server)
+            silent_us = str(round(_TIMEOUT_S * 1e6))
+            options = {"rtsp_transport": "tcp", "timeout": silent_us, "rw_timeout": silent_us}
             self._container = av.open(self._address, "w", format="rtsp", options=options)
         else:
             options = {"hls_time": "1", "hls_list_size": "6", "hls_flags": "delete_segments+independent_segments"}
@@ -87,3 +95,22 @@ class StreamSink:
         if container is not None:
             with suppress(OSError, av.error.FFmpegError):  # it has failed already
                 container.close()
+
+
+def greet(server: Endpoint) -> None:
+    """Ask an RTSP server whether it answers at all; OSError when it does not.
+
+    PyAV holds Python's lock while FFmpeg says hello, so a server that hangs would stall the whole process.
+    """
+    place = (server.host, server.port or _PORTS[server.scheme])
+    host = f"[{server.host}]" if ":" in server.host else server.host
+    question = f"OPTIONS {server.scheme}://{host}:{place[1]}{server.path} RTSP/1.0\r\nCSeq: 1\r\n\r\n"
+    with ExitStack() as stack:
+        connection = stack.enter_context(socket.create_connection(place, _TIMEOUT_S))
+        if server.scheme == "rtsps":
+            trusting = ssl.create_default_context()
+            trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE  # as FFmpeg; no secret is sent here
+            connection = stack.enter_context(trusting.wrap_socket(connection, server_hostname=server.host))
+        connection.sendall(question.encode())
+        if not connection.recv(64).startswith(b"RTSP/"):
+            raise OSError("no RTSP server there")
