@@ -115,6 +115,14 @@ def test_nothing_is_kept_for_longer_than_the_deadline_where_it_never_works():
     assert sink.closed
 
 
+def test_what_never_worked_ends_in_time_and_says_why():
+    sink = Gate(*[RetryError("nobody there")] * 99, is_open=True)
+    outbox = Outbox("webhook", sink, depth=4)
+    outbox.write(*item(0))
+    assert close_sinks([outbox], 0.6, failed=False) == []
+    assert sink.closed and outbox.status.dropped == 1 and outbox.status.last_error == "nobody there"
+
+
 def test_no_picture_is_kept_for_a_sink_that_looks_at_none():
     sink = CollectingSink()
     outbox = Outbox("jsonl", sink, pictures=False)

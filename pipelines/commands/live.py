@@ -200,7 +200,8 @@ def _tell(args: argparse.Namespace, site: "Site", reports: "dict[str, LiveReport
             "csv": options.csv,
             "video": options.save if report.stats.answers else None,
         }  # no answer, no picture
-        written = {kind: None if path is None else str(path) for kind, path in files.items()}
+        nothing = {kind for kind, of in report.sinks.items() if of["errors"] and not of["delivered"]}
+        written = {kind: None if path is None or kind in nothing else str(path) for kind, path in files.items()}
         told[name] = {**report.as_dict(), "engine": args.engine, "provider": provider, **written}
         if not args.json:
             print((f"{name}: " if len(reports) > 1 else "") + "\n".join(report.lines(provider)))

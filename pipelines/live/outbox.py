@@ -128,9 +128,8 @@ class Outbox:
             if self._thread.is_alive():
                 lost = len(self._items) + self._in_hand
                 self._items.clear()
-                self._status = replace(
-                    self._status, dropped=self._status.dropped + lost, last_error="it did not end in time"
-                )
+                why = self._status.last_error if self._pause_s else "it did not end in time"
+                self._status = replace(self._status, dropped=self._status.dropped + lost, last_error=why)
 
     def _run(self) -> None:
         while batch := self._take():
@@ -160,7 +159,9 @@ class Outbox:
         with self._changed:
             if self._pause_s:
                 is_ending = self._ends_at is not None
-                pause_s = _FIRST_PAUSE_S if is_ending else self._pause_s
+                pause_s = self._pause_s
+                if self._ends_at is not None:
+                    pause_s = max(0.0, min(_FIRST_PAUSE_S, self._ends_at - monotonic()))
                 self._changed.wait_for(lambda: self._ends_at is not None and not is_ending, pause_s)
             self._changed.wait_for(lambda: self._items or self._ends_at is not None)
             if self._ends_at is not None and monotonic() >= self._ends_at:
