@@ -155,6 +155,7 @@ def test_a_new_token_is_announced_where_the_network_can_reach(served):
     with httpx.Client(base_url=f"http://127.0.0.1:{server.url.rsplit(':')[-1]}", trust_env=False) as browser:
         assert browser.get("/").status_code == 401
         assert browser.get("/healthz").text == "ok\n"
+        assert browser.head("/healthz").status_code == 200
         assert browser.get("/", headers={"host": "evil.example"}).status_code == 400
 
 
@@ -244,6 +245,7 @@ def test_metrics_are_prometheus_text_in_base_units(served, staged):
     assert samples["rgbt_live_source_state", ("sensor", "thermal"), ("state", "up")] == 0
     assert samples["rgbt_live_source_reconnects_total", ("sensor", "rgb")] == 2
     assert samples["rgbt_live_sink_dropped_total", ("sink", "mqtt")] == 1
+    assert samples["rgbt_live_frames_refused_total", ("sensor", "rgb")] == 0
     assert samples["rgbt_live_page_viewers",] == 0
     assert samples["process_resident_memory_bytes",] > 1e6
     assert "rtsp" not in text

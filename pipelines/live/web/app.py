@@ -25,6 +25,8 @@ _OPACITY_STEP = 5
 _TELL_S = 0.5
 _AGAIN_S = 5.0
 _FULL = "too many viewers\n"
+_PROBED = ["GET", "HEAD"]
+"""Some probes look at the head alone."""
 
 
 class Board:
@@ -174,11 +176,11 @@ def _add_figures(app: FastAPI, boards: Mapping[str, Board]) -> None:
     async def state(rig: Rig = None) -> Response:
         return JSONResponse(_board(boards, rig).told())
 
-    @app.get("/healthz")
+    @app.api_route("/healthz", methods=_PROBED)
     async def healthz() -> Response:
         return PlainTextResponse("ok\n")
 
-    @app.get("/readyz")
+    @app.api_route("/readyz", methods=_PROBED)
     async def readyz() -> Response:
         is_ready = all(board.state.snapshot()["ready"] for board in boards.values())
         return PlainTextResponse("ready\n" if is_ready else "no answer of late\n", 200 if is_ready else 503)

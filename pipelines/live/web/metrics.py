@@ -18,7 +18,11 @@ _COUNTED = {
     "reconnects": "Times that a source was opened anew and gave a frame",
     "stalls": "Times that a source stopped without closing",
 }
-_QUEUED = {"dropped": "Answers that a sink could not take in time", "errors": "Failures of a sink"}
+_QUEUED = {
+    "delivered": "Answers that a sink has delivered",
+    "dropped": "Answers that a sink could not take in time",
+    "errors": "Failures of a sink",
+}
 _SAMPLES = {"frames": "rgbt_live_source_frames", "dropped": "rgbt_live_source_frames_dropped"}
 
 
@@ -90,11 +94,16 @@ def _answers_by_kind(counts: Mapping[str, int]) -> Iterator[Metric]:
     yield family
     late = CounterMetricFamily("rgbt_live_frames_late", "Frames that came after their turn", labels=["sensor"])
     lost = CounterMetricFamily("rgbt_live_frames_dropped", "Frames that no answer was given to", labels=["sensor"])
+    refused = CounterMetricFamily(
+        "rgbt_live_frames_refused", "Frames of a size or depth that the model does not take", labels=["sensor"]
+    )
     for sensor in ("rgb", "thermal"):
         late.add_metric([sensor], float(counts.get(f"{sensor}_late", 0)))
         lost.add_metric([sensor], float(counts.get(f"{sensor}_dropped", 0)))
+        refused.add_metric([sensor], float(counts.get(f"{sensor}_refused", 0)))
     yield late
     yield lost
+    yield refused
 
 
 def _quantiles(name: str, text: str, told_ms: Mapping[str, float | None]) -> Metric:
@@ -138,6 +147,8 @@ def _sinks(sinks: Mapping[str, Any]) -> Iterator[Metric]:
     yield _labelled(
         GaugeMetricFamily("rgbt_live_sink_queued", "Answers in a sink's queue", labels=["sink"]), sinks, "queued"
     )
+    failing = GaugeMetricFamily("rgbt_live_sink_failing", "1 where a sink's last attempt failed", labels=["sink"])
+    yield _labelled(failing, sinks, "failing")
 
 
 def _labelled(
