@@ -290,6 +290,17 @@ def test_an_error_that_can_never_be_mended_ends_the_run_with_its_line():
     assert sink.closed and sink.failed and cameras["rgb"].closed.is_set()
 
 
+def test_what_is_lost_is_shown_though_no_answer_comes():
+    live = Running(required=("rgb",))
+    live.cameras["thermal"].send()
+    end = time.monotonic() + S
+    while not live.state.snapshot()["counts"].get("thermal_dropped") and time.monotonic() < end:
+        time.sleep(0.01)
+    said = live.state.snapshot()
+    assert said["answers"] == 0 and said["counts"]["thermal_dropped"] == 1
+    live.end()
+
+
 def test_limit_ends_cameras_too():
     live = Running(limit=2)
     for index in range(2):
@@ -345,10 +356,11 @@ class Site:
 
 
 def test_pairs_of_several_rigs_share_batches_and_each_gets_its_own_answer():
-    gate = threading.Event()
+    gate, is_held = threading.Event(), threading.Event()
 
     class Gated(Echo):
         def run(self, rgb, thermal, present):
+            is_held.set()
             assert gate.wait(S)
             return super().run(rgb, thermal, present)
 
@@ -357,6 +369,7 @@ def test_pairs_of_several_rigs_share_batches_and_each_gets_its_own_answer():
     first = site.rigs[0]
     first.sources["rgb"].send()
     first.sources["thermal"].send()
+    assert is_held.wait(S)
     for number, rig in enumerate(site.rigs):  # the model is held until all have a pair
         for _ in range(number + 1):
             rig.sources["rgb"].send()

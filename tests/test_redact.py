@@ -79,6 +79,8 @@ def test_options_of_an_address_lie_behind_the_hash():
     for text, says in (
         ("rtsp://me:hunter2@cam/1#transport=avian", "one of tcp, udp"),
         ("rtsp://me:hunter2@cam/1#speed=9", "one of transport, hwaccel"),
+        ("rtsp://me:hunter2@cam:99999/1", "the port is no number"),
+        ("rtsp://me:hunter2@[cam/1", "the port is no number"),
         ("rtsp://me:hunter2@cam/1#hwaccel=abacus", "hwaccel abacus is not in this PyAV"),
     ):
         with pytest.raises(DataError, match=says) as caught:

@@ -167,7 +167,8 @@ class _Station:
         return _LOOK_S if due_ns is None else min(_LOOK_S, max(0.0, (due_ns - monotonic_ns()) / 1e9))
 
     def look_for_end(self) -> None:
-        """Notice that the limit is reached, or that the sources have ended."""
+        """Notice that the limit is reached, or that the sources have ended; tell what was counted without an answer."""
+        self.state.counted(self._feed.counts())
         answers = self.answerer.stats.answers
         if answers and self._first_at is not None:
             self._seconds = perf_counter() - self._first_at

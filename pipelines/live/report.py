@@ -70,8 +70,9 @@ class LiveReport:
         """What a user should know: sources that hang, two sensors that never met."""
         lines = [f"{name}: a read did not return; the thread was left behind" for name in self.hanging]
         for sensor, source in self.sources.items():
-            if source.state in ("ended", "down") and source.last_error:
-                lines.append(f"{sensor} was {source.state} at the end: {source.last_error}")
+            if source.state in ("ended", "down") and source.last_error not in (None, self.failure):
+                is_over = "ended" if source.state == "ended" else "was down at the end"
+                lines.append(f"{sensor} {is_over}: {source.last_error}")
         if self.counts["rgb_alone"] and self.counts["thermal_alone"] and not self.counts["pairs"]:
             lines.append(
                 "no RGB frame met a thermal frame: the recordings' times do not overlap; "

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from time import monotonic, monotonic_ns
 from typing import Literal
+from urllib.parse import urlsplit
 
 import av
 from av import Packet, VideoFrame
@@ -62,7 +63,12 @@ class StreamAddress:
             raise DataError(f"{name}: transport {options['transport']}; one of {', '.join(TRANSPORTS)}")
         if "hwaccel" in options:
             _require_hardware(options["hwaccel"], name)
-        return cls(fill_in(text), name, **options)
+        url = fill_in(text)
+        try:
+            _ = urlsplit(url).port
+        except ValueError:  # its text may quote a password
+            raise DataError(f"{name}: the port is no number from 0 to 65535, or the host is none") from None
+        return cls(url, name, **options)
 
 
 class Stream:
