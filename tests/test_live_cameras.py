@@ -78,6 +78,20 @@ def test_a_mistake_is_one_line(tiny_bundle, tmp_path, monkeypatch, capsys, optio
     assert list(tmp_path.iterdir()) == []
 
 
+def test_no_file_is_written_twice_or_over_what_is_read(tiny_bundle, synthetic_video, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    recording = tmp_path / "rgb.mp4"
+    recording.write_bytes((synthetic_video / "rgb.mp4").read_bytes())
+    before = recording.read_bytes()
+    for options, says in (
+        (["--jsonl", "out", "--csv", "./out"], "--csv out: --jsonl is the same file"),
+        (["--jsonl", "rgb.mp4"], "--jsonl rgb.mp4: --rgb is the same file"),
+    ):
+        assert main(["live", str(tiny_bundle), "--rgb", str(recording), *options]) == 1
+        assert says in capsys.readouterr().err
+    assert recording.read_bytes() == before and list(tmp_path.iterdir()) == [recording]
+
+
 def test_without_a_bundle_it_says_what_to_give(capsys):
     assert main(["live", "--rgb", "synthetic:"]) == 1
     assert "no bundle" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 from data.errors import DataError
@@ -84,6 +85,7 @@ def assemble(name: str, options: RigOptions, setting: Setting) -> Assembled:
     Raises:
         DataError: one of them cannot be opened; those opened before are closed.
     """
+    _refuse_one_place(options)
     rig = Rig() if options.rig is None else Rig.load(options.rig)
     if setting.inputs.rig_baked and rig.moves:
         raise DataError(
@@ -104,6 +106,19 @@ def assemble(name: str, options: RigOptions, setting: Setting) -> Assembled:
         Assembled(made, is_live).close()
         raise
     return Assembled(made, is_live)
+
+
+def _refuse_one_place(options: RigOptions) -> None:
+    """DataError where a file would be written twice, or over what is read; pipes and devices may be shared."""
+    taken: dict[Path, str] = {}
+    for name in ("rgb", "thermal", "rig", "save", "jsonl", "csv", "stream"):
+        given = getattr(options, name)
+        if given is None or "://" in str(given) or (Path(given).exists() and not Path(given).is_file()):
+            continue
+        place, is_read = Path(given).resolve(), name in ("rgb", "thermal", "rig")
+        if place in taken and not is_read:
+            raise DataError(f"--{name} {given}: --{taken[place]} is the same file; give each its own")
+        taken.setdefault(place, name)
 
 
 def _settings(options: RigOptions, setting: Setting) -> LiveSettings:
