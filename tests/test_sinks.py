@@ -99,6 +99,31 @@ def test_every_line_is_in_the_file_though_the_system_takes_it_in_pieces(tmp_path
     assert json.loads((tmp_path / "out.jsonl").read_text())["frames"] == [0, 5]
 
 
+def test_lines_go_on_after_a_disk_was_full_and_the_error_says_what_the_file_holds(tmp_path, monkeypatch):
+    class Disk(lines_module.FileIO):
+        room = 10
+
+        def write(self, content):
+            if not Disk.room:
+                raise OSError(28, "No space left on device")
+            taken = super().write(content[: Disk.room])
+            Disk.room -= taken
+            return taken
+
+    path = tmp_path / "out.jsonl"
+    monkeypatch.setattr(lines_module, "FileIO", Disk)
+    sink = JsonLinesSink(path, CLASSES)
+    for index, room, held in ((0, 10, "no answer of this run"), (2, 99, "1 answer"), (3, 5, "1 answer")):
+        Disk.room = room
+        with pytest.raises(DataError, match=rf"out.jsonl: cannot be written \(no space.*\); it holds {held}$"):
+            write(sink, index)
+        Disk.room = 10**6
+        if index != 2:
+            write(sink, index + 1)
+    sink.close()
+    assert [json.loads(line)["index"] for line in path.read_text().splitlines()] == [1, 4]
+
+
 def test_a_run_without_answers_leaves_empty_json_lines(tmp_path):
     JsonLinesSink(tmp_path / "out.jsonl", CLASSES).close(failed=True)
     assert list(tmp_path.iterdir()) == []
@@ -170,12 +195,14 @@ def test_full_disk_is_one_line_and_what_was_written_stays_readable(tmp_path, kin
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     first = done.stdout.splitlines()[0]
-    assert first.startswith(f"{path}: cannot be written any further (file too large); it holds the answers before")
+    assert first.startswith(f"{path}: cannot be written (file too large); it holds ")
+    told = int(first.partition("it holds ")[2].split()[0])
     if kind == "video":
-        assert len(frames_of(path)) > 5
+        assert first.endswith("answers, the last second perhaps not")
+        assert told - 25 <= len(frames_of(path)) <= told and told > 30
     else:
         lines = path.read_text().splitlines()
-        assert len(lines) > 20
+        assert len(lines) == told > 20
         assert all(json.loads(line)["boxes"] for line in lines), "half a line was left"
 
 
@@ -447,17 +474,18 @@ def test_a_camera_s_video_goes_on_in_a_new_file_after_a_failure(tmp_path, monkey
     sink = VideoSink(path, lambda *_: noise.integers(0, 255, (64, 192, 3), np.uint8), 40 * MS, in_parts=True)
     for index in range(60):
         write(sink, index)
-    broken = sink._stream
 
     class Full:
         def encode(self, picture):
             raise OSError(28, "No space left on device")
 
     sink._stream = Full()
-    with pytest.raises(DataError, match="no space left"):
+    with pytest.raises(DataError, match=r"out.mkv: .* \(no space left on device\); it holds 60 answers"):
         write(sink, 60)
     for index in range(61, 70):
         write(sink, index)
+    sink._stream = Full()
+    with pytest.raises(DataError, match=r"out.2.mkv: .*; it holds 9 answers"):
+        write(sink, 70)
     sink.close()
-    assert broken is not sink._stream
     assert len(frames_of(path)) >= 30 and len(frames_of(tmp_path / "out.2.mkv")) == 9

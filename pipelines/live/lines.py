@@ -29,27 +29,29 @@ class LineFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file: FileIO | None = None
-        self._whole = 0
+        self._whole = self._answers = 0
         check_place(path)
 
-    def append(self, text: str, index: int) -> None:
-        """Append the text of answer ``index``, or nothing of it."""
+    def append(self, text: str) -> None:
+        """Append the text of one answer, or nothing of it."""
         rest = memoryview(text.encode())
         length = len(rest)
-        with told(self._path, index):
+        with told(self._path, self._answers):
             self._file = self._file or FileIO(self._path, "w")
             try:
                 while rest:
                     rest = rest[self._file.write(rest) :]
             except OSError:
                 with suppress(OSError):  # a pipe has no length
-                    self._file.truncate(self._whole)
+                    self._file.seek(self._whole)
+                    self._file.truncate()
                 raise
         self._whole += length
+        self._answers += 1
 
     def close(self, *, failed: bool) -> None:
         """Close the file; a run in order without an answer leaves an empty one."""
-        with told(self._path, None):
+        with told(self._path, self._answers):
             if self._file is None and not failed:
                 self._file = FileIO(self._path, "w")
             if self._file is not None:
@@ -75,7 +77,7 @@ class JsonLinesSink:
 
     def write(self, pair: Pair, prepared: Prepared, answer: Answer) -> None:
         """Append one line."""
-        self._lines.append(self._as_line(pair, answer) + "\n", answer.index)
+        self._lines.append(self._as_line(pair, answer) + "\n")
 
     def close(self, *, failed: bool = False) -> None:
         """Finish the file."""
@@ -102,7 +104,7 @@ class CsvSink:
         if not self._has_header:
             writer.writerow(["index", "time_ns", *answer.columns(self._classes)])
         writer.writerows([answer.index, pair.time_ns, *row] for row in answer.rows(self._classes))
-        self._lines.append(text.getvalue(), answer.index)
+        self._lines.append(text.getvalue())
         self._has_header = True
 
     def close(self, *, failed: bool = False) -> None:
@@ -162,11 +164,11 @@ def check_place(path: Path) -> None:
 
 
 @contextmanager
-def told(path: Path, index: int | None) -> Iterator[None]:
-    """Turn a failing write into one line that says what the file still holds."""
+def told(path: Path, answers: int, but: str = "") -> Iterator[None]:
+    """Turn a failing write into one line that says how many answers the file holds, and what may be missing."""
     try:
         yield
     except (OSError, av.error.FFmpegError) as error:
-        kept = "the answers until then stay readable" if index is None else f"it holds the answers before {index}"
+        held = "no answer of this run" if not answers else f"{answers} answer{'s' if answers > 1 else ''}{but}"
         reason = (error.strerror or str(error)).lower()
-        raise DataError(f"{path}: cannot be written any further ({reason}); {kept}") from None
+        raise DataError(f"{path}: cannot be written ({reason}); it holds {held}") from None

@@ -4,7 +4,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from fractions import Fraction
 from importlib import import_module
 from pathlib import Path
@@ -61,20 +61,22 @@ class VideoSink:
         self._stream: Any = None
         self._first_ns = 0
         self._last_pts = -1
+        self._answers = 0
+        """In the file that is written now."""
         check_place(path)
 
     def write(self, pair: Pair, prepared: Prepared, answer: Answer) -> None:
         """Draw and encode one answer."""
         picture = av.VideoFrame.from_ndarray(self._compose(pair, prepared, answer), format="rgb24")
         try:
-            self._encode(picture, pair, answer)
+            self._encode(picture, pair)
         except DataError:
             if self._parts is not None:
                 self._begin_anew(self._parts + 1)
             raise
 
-    def _encode(self, picture: av.VideoFrame, pair: Pair, answer: Answer) -> None:
-        with told(self._path, answer.index):
+    def _encode(self, picture: av.VideoFrame, pair: Pair) -> None:
+        with self._told():
             if self._container is None:
                 self._open(picture.width, picture.height)
                 self._first_ns = pair.time_ns
@@ -82,20 +84,24 @@ class VideoSink:
             self._last_pts = max(self._last_pts + 1, (pair.time_ns - self._first_ns) // 1_000_000)
             picture.pts, picture.time_base = self._last_pts, Fraction(1, 1000)
             self._container.mux(self._stream.encode(picture))
+            self._answers += 1
 
     def close(self, *, failed: bool = False) -> None:
         """Write the frames that the encoder still holds, and finish the file."""
         container, self._container = self._container, None
         if container is None:
             return
-        with told(self._path, None):
+        with self._told():
             try:
                 container.mux(self._stream.encode())
             finally:
                 container.close()
 
+    def _told(self) -> AbstractContextManager[None]:
+        return told(self._path, self._answers, ", the last second perhaps not")
+
     def _begin_anew(self, part: int) -> None:
-        container, self._container = self._container, None
+        container, self._container, self._last_pts, self._answers = self._container, None, -1, 0
         with suppress(OSError, av.error.FFmpegError):  # it has failed already
             if container is not None:
                 container.close()
@@ -103,7 +109,7 @@ class VideoSink:
             if not self._path.stat().st_size:
                 self._path.unlink()
                 return  # nothing was written: the name is still free
-        self._parts, self._last_pts = part, -1
+        self._parts = part
         self._path = self._first_path.with_name(f"{self._first_path.stem}.{part}{self._first_path.suffix}")
 
     def _open(self, width: int, height: int) -> None:
