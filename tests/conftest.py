@@ -315,14 +315,14 @@ def rtsp_units(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 @pytest.fixture
 def rtsp_server() -> "Generator[Callable[..., RtspServer]]":
-    """Starts a real RTSP server: ``rtsp_server(rgb=(file, fps), …)``; killed at the end of the test."""
+    """Starts a real RTSP server: ``rtsp_server(rgb=(file, fps), taken=file, …)``; killed at the end of the test."""
     from tests.rtsp_server.fixture import RtspServer, is_here
 
     if not is_here():
         pytest.skip("GStreamer's RTSP server is not installed (gir1.2-gst-rtsp-server-1.0, python3-gi)")
     servers = []
 
-    def make(*, start: bool = True, **paths: tuple[Path, float]) -> RtspServer:
+    def make(*, start: bool = True, **paths: tuple[Path, float] | Path) -> RtspServer:
         servers.append(RtspServer(paths))
         return servers[-1].start() if start else servers[-1]
 

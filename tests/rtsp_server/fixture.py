@@ -58,14 +58,17 @@ class RtspServer:
     """The server in a process of its own; one port for its whole life, through restarts.
 
     Args:
-        paths: What is sent: path → (file of ``write_units``, frames per second).
+        paths: What is sent: path → (file of ``write_units``, frames per second). Or what is taken: path → file.
     """
 
     def __init__(self, paths):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        self._given = [f"{path}={file}@{fps}" for path, (file, fps) in paths.items()]
+        self._given = [
+            f"{path}={given[0]}@{given[1]}" if isinstance(given, tuple) else f"{path}>{given}"
+            for path, given in paths.items()
+        ]
         self._process = None
 
     def url(self, path):

@@ -1,8 +1,9 @@
 """A real RTSP server (GStreamer) that sends pre-encoded H.264, and obeys a line of text at a time.
 
-Run by the system's Python, which has the bindings: ``python3 server.py PORT PATH=FILE.h264@FPS …``. The files hold
-access units in Annex B, each with its length (4 bytes, big endian) before it; they are sent in a loop, one for each
-frame period. Every client of a path gets the same pictures at the same time. Says ``ready`` when it listens.
+Run by the system's Python, which has the bindings: ``python3 server.py PORT PATH=FILE.h264@FPS PATH>FILE …``. The
+files hold access units in Annex B, each with its length (4 bytes, big endian) before it; they are sent in a loop, one
+for each frame period. Every client of a path gets the same pictures at the same time. ``PATH>FILE`` takes what a client
+sends (RECORD), and appends its access units to the file. Says ``ready`` when it listens.
 
 Lines on stdin, each answered with ``done``: ``drop PATH`` closes the clients' connections, ``pause PATH`` and
 ``resume PATH`` stop the pictures and let them go on, ``freeze PATH`` and ``thaw PATH`` send key frames of one picture,
@@ -27,6 +28,10 @@ LAUNCH = (
     "( appsrc name=units is-live=true format=time do-timestamp=false "
     "caps=video/x-h264,stream-format=byte-stream,alignment=au "
     "! rtph264pay name=pay0 pt=96 config-interval=-1 aggregate-mode=zero-latency )"
+)
+TAKE = (
+    "( rtph264depay name=depay0 ! h264parse config-interval=-1 "
+    "! video/x-h264,stream-format=byte-stream,alignment=au ! appsink name=taken emit-signals=true sync=false )"
 )
 
 
@@ -108,6 +113,25 @@ class Camera:
         return any(bytes([0, 0, 1, head]) in unit for head in (0x25, 0x45, 0x65))
 
 
+def take(server, path, file):
+    """Let clients send pictures to a path."""
+
+    def keep(sink):
+        buffer = sink.emit("pull-sample").get_buffer()
+        with Path(file).open("ab") as out:
+            out.write(buffer.extract_dup(0, buffer.get_size()))
+        return Gst.FlowReturn.OK
+
+    def configure(_, media):
+        media.get_element().get_child_by_name("taken").connect("new-sample", keep)
+
+    factory = GstRtspServer.RTSPMediaFactory()
+    factory.set_launch(TAKE)
+    factory.set_transport_mode(GstRtspServer.RTSPTransportMode.RECORD)
+    factory.connect("media-configure", configure)
+    server.get_mount_points().add_factory(f"/{path}", factory)
+
+
 def lock(server, factory, user, password):
     """Ask whoever comes for this name and password."""
     token, permissions, auth = GstRtspServer.RTSPToken(), GstRtspServer.RTSPPermissions(), GstRtspServer.RTSPAuth()
@@ -148,6 +172,9 @@ def main():
     server.set_service(port)
     cameras = {}
     for text in given:
+        if "=" not in text:
+            take(server, *text.split(">"))
+            continue
         path, _, rest = text.partition("=")
         file, _, fps = rest.rpartition("@")
         cameras[path] = Camera(server, path, file, float(fps))
