@@ -61,7 +61,7 @@ class Waiting:
     """A capture's double for a Feed: frames that the test put there."""
 
     def __init__(self):
-        self.frames, self.ended, self.dropped = [], False, 0
+        self.frames, self.ended, self.dropped, self.is_beginning = [], False, 0, True
 
     def poll(self):
         return self.frames.pop(0) if self.frames else None
@@ -143,6 +143,12 @@ def test_a_frame_of_another_size_later_on_is_refused_and_the_other_camera_goes_o
     captures["rgb"].frames = [frame("rgb", 0, 0, (10, 20))]
     with pytest.raises(DataError, match="expected 64×48"):  # it never was fit: that is a mistake to be told
         live.next(0)
+    live, captures = feed(budget_ms=5, admit=admit)
+    captures["rgb"].is_beginning = False  # it was away at first
+    captures["rgb"].frames = [frame("rgb", 0, 0, (10, 20))]
+    captures["thermal"].frames = [frame("thermal", 0, 0)]
+    assert live.next(0) is None
+    assert numbers(live.next(10 * MS)) == (None, 0)
 
 
 def test_the_feed_ends_when_all_was_handed_out():

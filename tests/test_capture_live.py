@@ -184,6 +184,33 @@ def test_what_can_never_work_is_an_error_at_the_start(play):
     assert capture.status().last_error == "played: 8 bits, not 16"
 
 
+@pytest.mark.parametrize("wrong", ["depth", "size", "frame"])
+def test_a_camera_that_was_away_at_first_and_comes_up_wrong_is_tried_again(play, wrong):
+    refused = {
+        "depth": DataError("played: 8 bits, not 16"),  # as it is opened
+        "size": Connection(picture(9, (8, 8))),
+        "frame": Connection(DataError("played: thermal is a colour video")),
+    }[wrong]
+    capture = play(LostError("played: nobody there"), refused, Connection(picture(2)), size=(4, 6), depth=9)
+    assert int(capture.get(PATIENCE_S).image[0, 0, 0]) == 2
+    assert not capture.ended
+
+
+def test_an_opening_that_hung_is_no_beginning_any_more(play):
+    def connect(release):
+        release.wait(PATIENCE_S)
+        raise LostError("too late")
+
+    capture = play(connect, DataError("played: 8 bits, not 16"), Connection(picture(2)))
+    assert int(capture.get(PATIENCE_S).image[0, 0, 0]) == 2
+
+
+def test_what_is_wrong_is_told_while_it_is_tried_again(play):
+    capture = play(LostError("played: nobody there"), *[DataError("played: 8 bits, not 16")] * 9)
+    until(lambda: capture.status().last_error == "played: 8 bits, not 16")
+    assert capture.status().state == "down" and not capture.is_beginning
+
+
 def test_later_it_is_tried_again(play):
     back = Connection(picture(2))
     capture = play(Connection(picture(1)), DataError("played: 8 bits, not 16"), back, depth=9)

@@ -67,6 +67,11 @@ class Capture:
         """True when a live source was away for longer than the rules allow."""
         return self._keeper is not None and self._keeper.has_given_up
 
+    @property
+    def is_beginning(self) -> bool:
+        """True while what is wrong with a frame is a mistake of the user, and not of a camera that came back."""
+        return self._keeper is None or self._keeper.is_beginning
+
     def get(self, timeout_s: float | None = None) -> Frame | None:
         """Wait for the next frame and return it; None at the end of the source.
 

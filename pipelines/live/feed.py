@@ -33,8 +33,8 @@ class Feed:
     """Takes frames in as they come, and hands out the newest pair, or every pair in order.
 
     Of several pairs that are ready the newest whole one is answered; the others were overtaken, and their frames are
-    counted as dropped. A frame that the model cannot take is counted as refused; where none was ever fit, its fault
-    is raised.
+    counted as dropped. A frame that the model cannot take is counted as refused, and the other camera goes on alone;
+    where a camera begins with such frames, their fault is raised.
 
     Args:
         captures: One or both sensors.
@@ -72,7 +72,7 @@ class Feed:
         """Return what is to be answered now; None when nothing is ready.
 
         Raises:
-            DataError: a source has failed for good, or its frames were never fit.
+            DataError: a source has failed for good, or begins with frames that are not fit.
         """
         self._take_in(now_ns)
         ready: list[Ready] = []
@@ -128,7 +128,7 @@ class Feed:
             try:
                 self._admit(sensor, frame)
             except DataError as error:
-                if sensor not in self._accepted:
+                if sensor not in self._accepted and self.captures[sensor].is_beginning:
                     raise
                 self._refused[sensor] = kind
                 if self._tell is not None:

@@ -22,9 +22,11 @@ _RECENT = 64
 class Keeper:
     """Opens a live source, hands its frames on, and opens it again with back-off whenever it is lost.
 
-    Before the first frame, what can never work (a wrong depth) ends the source with its error; later it is tried again,
-    for a camera that came back with other settings may be set right. A read that hangs is left behind on its thread,
-    which closes its connection if it ever returns; at most three such threads are put up with.
+    What the bundle can never take (another depth, another size) ends the source with its error where the first
+    connection begins with it: that is a user's mistake. Later, and where the camera was away at first, it is tried
+    again: what comes back with other settings may be set right, and the other camera must go on. A read that hangs is
+    left behind on its thread, which closes its connection if it ever returns; at most three such threads are put up
+    with.
 
     Args:
         source: What is kept open.
@@ -38,6 +40,8 @@ class Keeper:
         self.frames = self.reconnects = self.stalls = 0
         self.last_error: str | None = None
         self.has_given_up = False
+        self.is_beginning = True
+        """Until the first connection has ended, or could not be had."""
         self._source = source
         self._rules = source.rules
         self._put = put
@@ -136,6 +140,7 @@ class Keeper:
                     reader = self._reader = _Reader(self, self._source)
                     reader.start()
                     error = self._follow(reader)
+                    self.is_beginning = False
                 self._rest()
         finally:
             self._finish(error)
@@ -166,10 +171,11 @@ class Keeper:
     def _note(self, error: BaseException | None) -> BaseException | None:
         if error is None or isinstance(error, _LeftError):
             return None
-        if isinstance(error, DataError):
-            self.last_error = str(error)
-        is_refused = not isinstance(error, LostError) and not self.frames
-        return error if is_refused or not isinstance(error, DataError) else None
+        if not isinstance(error, DataError):
+            return error  # a fault of ours
+        self.last_error = str(error)
+        is_refused = not isinstance(error, LostError) and self.is_beginning and not self.frames
+        return error if is_refused else None
 
     def _is_hanging(self, reader: "_Reader") -> bool:
         """Count a stall when it begins; True when the reader is to be left behind."""
