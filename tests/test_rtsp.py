@@ -10,6 +10,7 @@ import pytest
 from data.errors import DataError
 from data.thermal import ThermalSpec
 from pipelines.live.capture import Capture, NoFrameYetError, stop_all
+from pipelines.live.pixels import jpeg_size
 from pipelines.live.reconnect import LiveRules
 from pipelines.live.sources import open_sources
 
@@ -294,14 +295,35 @@ def test_eight_bits_over_http_are_refused_for_a_bundle_of_counts(mjpeg):
     assert "hunter2" not in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_pictures_without_measure_are_not_decoded(mjpeg, monkeypatch):
+def test_pictures_without_measure_are_refused_in_one_line(mjpeg, capture, monkeypatch):
     for module in ("pixels", "stream"):
         monkeypatch.setattr(f"pipelines.live.{module}.MAX_PIXELS", 64 * 96 - 1)
-    rules = LiveRules(reopen_after_s=0.5)
-    source = open_sources({"rgb": mjpeg}, GREY, None, rules)["rgb"]
-    with pytest.raises(DataError, match=r"more than 0 megapixels|no picture could be made"):
-        source.read()
-    source.close()
+    live = capture(mjpeg)
+    with pytest.raises(DataError, match="96×64 is more than 0 megapixels") as caught:
+        live.get(PATIENCE_S)
+    assert "hunter2" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_pictures_that_grow_without_measure_are_refused_too(rtsp_server, rtsp_units, capture, monkeypatch):
+    for module in ("pixels", "stream"):
+        monkeypatch.setattr(f"pipelines.live.{module}.MAX_PIXELS", 96 * 128)
+    right = rtsp_units()
+    server = rtsp_server(rgb=(right, 30))
+    live = capture(server.url("rgb"))
+    take(live, 3)
+    server.tell(f"play rgb {rtsp_units((128, 160))}")
+    until(lambda: states(live) == "down" and "160×128 is more than" in live.status().last_error)
+    server.tell(f"play rgb {right}")
+    until(lambda: states(live) == "up")
+
+
+@pytest.mark.parametrize("size", [(64, 96), (1, 1), (40, 5000)])
+def test_the_size_of_a_jpeg_is_read_without_decoding(size):
+    import cv2
+
+    coded = cv2.imencode(".jpg", np.zeros((*size, 3), np.uint8))[1].tobytes()
+    assert jpeg_size(coded) == size[::-1]
+    assert jpeg_size(coded[:20]) == jpeg_size(b"") == jpeg_size(b"\xff\xd8\x00" * 9) == (0, 0)
 
 
 def test_a_password_of_any_characters_opens_and_is_shown_nowhere(

@@ -109,8 +109,29 @@ def limit_pixels(stream: "av.VideoStream", name: str) -> None:
     """
     coding = stream.codec_context
     coding.options = {**coding.options, "max_pixels": str(MAX_PIXELS)}
-    if coding.width * coding.height > MAX_PIXELS:
-        raise DataError(f"{name}: {coding.width}×{coding.height} is more than {MAX_PIXELS >> 20} megapixels")
+    _refuse_size(coding.width, coding.height, name)
+
+
+def refuse_large(stream: "av.VideoStream", packet: "av.Packet[av.VideoStream]", name: str) -> None:
+    """DataError when a packet that the decoder did not take holds a larger picture than MAX_PIXELS."""
+    coding = stream.codec_context
+    _refuse_size(*(jpeg_size(bytes(packet)) if coding.name == "mjpeg" else (coding.width, coding.height)), name)
+
+
+def jpeg_size(coded: bytes) -> tuple[int, int]:
+    """Width, height that a JPEG picture says it has; 0, 0 where it says nothing."""
+    at = 2  # behind the start of the image
+    while len(coded) >= at + 9 and coded[at] == 0xFF:
+        kind, length = coded[at + 1], int.from_bytes(coded[at + 2 : at + 4])
+        if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):  # the frame's header, but not tables
+            return int.from_bytes(coded[at + 7 : at + 9]), int.from_bytes(coded[at + 5 : at + 7])
+        at += 2 + length
+    return 0, 0
+
+
+def _refuse_size(width: int, height: int, name: str) -> None:
+    if width * height > MAX_PIXELS:
+        raise DataError(f"{name}: {width}×{height} is more than {MAX_PIXELS >> 20} megapixels")
 
 
 def wanted_thermal(spec: ThermalSpec) -> str:

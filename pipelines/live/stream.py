@@ -23,7 +23,7 @@ from data.errors import DataError
 from data.frame import Frame
 from data.thermal import ThermalSpec
 from pipelines.live.pairing import Sensor
-from pipelines.live.pixels import MAX_PIXELS, PixelReader, limit_pixels
+from pipelines.live.pixels import MAX_PIXELS, PixelReader, limit_pixels, refuse_large
 from pipelines.live.reconnect import LiveRules, LostError
 from pipelines.live.redact import fill_in, redact
 from pipelines.live.stamps import Stamper
@@ -154,6 +154,7 @@ class Stream:
             try:
                 frames = packet.decode()
             except (av.error.InvalidDataError, av.error.UnknownError, av.error.ArgumentError):
+                refuse_large(self._stream, packet, self.name)
                 frames = []
             for frame in frames:
                 if not frame.is_corrupt:
