@@ -97,3 +97,29 @@ def test_a_viewer_waits_for_the_next_answer_and_not_beyond_its_time():
     answered(state, 1)
     viewer.join(10)
     assert seen[0].answer.index == 1
+
+
+def test_the_heartbeat_is_that_of_the_loop():
+    clock = Clock()
+    state = LiveState(clock=clock)
+    assert state.silent_s is None  # it has not begun
+    state.beat()
+    clock.now += 7
+    assert state.silent_s == 7
+    answered(state)
+    assert state.silent_s == 0
+    state.end()
+    clock.now += 100
+    assert state.silent_s is None
+
+
+def test_when_the_loop_has_ended_nothing_is_ready_and_the_rate_stays():
+    clock = Clock()
+    state = LiveState(clock=clock)
+    for index in range(100):
+        clock.now += 0.1
+        answered(state, index)
+    state.end()
+    clock.now += 4
+    said = state.snapshot()
+    assert not said["ready"] and said["rate"] == pytest.approx(10, rel=0.03)

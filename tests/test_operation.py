@@ -3,6 +3,7 @@
 import io
 import json
 import socket
+from dataclasses import asdict
 from datetime import UTC, datetime
 
 import numpy as np
@@ -16,6 +17,7 @@ from pipelines.live.assembly import read_address
 from pipelines.live.log import Log
 from pipelines.live.notify import Notifier
 from pipelines.live.operation import Operation, summary
+from pipelines.live.outbox import SinkStatus
 from pipelines.live.site import Site
 from pipelines.live.source_status import SourceStatus
 from pipelines.live.state import Latest, LiveState
@@ -69,9 +71,9 @@ def source(state, **more):
     return SourceStatus(name="cam", state=state, **{**of, **more})
 
 
-def state_with(sources, name="gate", clock=None):
+def state_with(sources, name="gate", clock=None, sinks=lambda: {"mqtt": asdict(SinkStatus(queued=1))}):
     state = LiveState(name, clock or Clock())
-    state.watch(lambda: sources, lambda: {"mqtt": {"queued": 1, "dropped": 2, "errors": 3, "delivered": 0}})
+    state.watch(lambda: sources, sinks)
     rgb = Frame(np.zeros((2, 2, 3), np.uint8), 0, 0, "r")
     prepared = Prepared(rgb.image, rgb.image[..., 0], np.array([1, 0], np.float32), 1.0, (2, 2))
     latest = Latest(Pair(rgb, None), prepared, BoxAnswer(0, np.zeros((0, 6), np.float32), (2, 2)))
@@ -90,7 +92,7 @@ def test_changes_of_a_source_are_told_once_and_a_summary_each_minute():
         if second == 10:
             sources["rgb"] = source("down", last_error="lost")
         operation.turn(states)
-    operation.stopping()
+    operation.stopping(states)
     operation.end("stop", states)
     said = lines(stream)
     changes = [
@@ -99,10 +101,71 @@ def test_changes_of_a_source_are_told_once_and_a_summary_each_minute():
     assert changes == [
         ("rgb", "up", "info", None), ("thermal", "connecting", "info", None), ("rgb", "down", "warning", "lost"),
     ]  # fmt: skip
-    assert people.getvalue().splitlines().count("rgbt: gate rgb down: lost") == 1
+    assert people.getvalue().splitlines().count("rgbt: rgb down: lost") == 1
     sums = [line for line in said if line["event"] == "summary"]
-    assert len(sums) == 3 and sums[0]["sinks"] == {"mqtt": {"queued": 1, "dropped": 2, "errors": 3}}
+    assert len(sums) == 3
+    assert sums[0]["sinks"] == {"mqtt": {"queued": 1, "dropped": 0, "errors": 0, "last_error": None}}
     assert (said[0]["event"], said[-1]["event"], said[-1]["by"]) == ("started", "stopped", "stop")
+
+
+def test_a_sink_in_trouble_is_told_of_when_it_begins_and_when_it_is_over():
+    log, people, clock, now = io.StringIO(), io.StringIO(), Clock(), {"mqtt": SinkStatus()}
+    operation = Operation(StatusLine(people), Log(log), clock=clock)
+    states = [state_with({}, clock=clock, sinks=lambda: {name: asdict(of) for name, of in now.items()})]
+    operation.begin(states)
+    errors = dropped = 0
+    for second in range(40):
+        clock.now = 100.0 + second
+        is_bad = 5 <= second < 20 or second in (22, 30)  # 22: it comes and goes
+        errors, dropped = errors + is_bad, dropped + 2 * is_bad
+        now["mqtt"] = SinkStatus(0, second, dropped, errors, "no broker" if errors else None, is_bad)
+        operation.turn(states)
+    told = [line for line in people.getvalue().splitlines() if line.startswith("rgbt:")]
+    assert told == [
+        "rgbt: mqtt failing: no broker", "rgbt: mqtt works again; 32 answers were lost",
+        "rgbt: mqtt failing: no broker", "rgbt: mqtt works again; 2 answers were lost",
+    ]  # fmt: skip
+    said = [line for line in lines(log) if line["event"] == "sink"]
+    assert [(line["what"], line["level"]) for line in said] == [("failing", "error"), ("works again", "info")] * 2
+    assert said[0]["why"] == "no broker" and said[1]["lost"] == 32
+
+
+def test_a_sink_that_loses_answers_without_an_error_does_not_keep_up():
+    people, clock, now = io.StringIO(), Clock(), {"video": SinkStatus(queued=8)}
+    operation = Operation(StatusLine(people), clock=clock)
+    states = [state_with({}, clock=clock, sinks=lambda: {name: asdict(of) for name, of in now.items()})]
+    for second in range(3):
+        clock.now = 100.0 + second
+        now["video"] = SinkStatus(queued=8, dropped=second)
+        operation.turn(states)
+    assert people.getvalue() == "rgbt: video failing: it does not keep up, answers are lost\n"
+
+
+def test_rigs_are_named_where_there_are_several():
+    people = io.StringIO()
+    operation = Operation(StatusLine(people))
+    operation.begin([state_with({}), state_with({}, "yard")])
+    operation.give_up("gate", "rgb", "given up", "thermal")
+    operation.give_up("yard", "rgb", "given up", None)
+    operation.refuse("yard", "thermal", "8 bits")
+    assert people.getvalue().splitlines() == [
+        "rgbt: gate rgb: given up; thermal goes on alone",
+        "rgbt: yard rgb: given up; the rig has ended",
+        "rgbt: yard thermal refused: 8 bits",
+    ]
+
+
+def test_the_last_summary_has_the_rate_of_the_run_and_not_of_its_end():
+    log, clock = io.StringIO(), Clock()
+    states, operation = [state_with({}, clock=clock)], Operation(log=Log(log), clock=clock)
+    for _ in range(60):
+        clock.now += 0.1
+        states[0].answered(states[0].latest, {}, None, {})
+    operation.stopping(states)
+    clock.now += 4.0  # sinks take their time to close
+    operation.end("stop", states)
+    last = [line for line in lines(log) if line["event"] == "summary"][-1]
+    assert last["rate"] == pytest.approx(10, rel=0.05)
 
 
 def test_the_status_line_says_what_is_not_up():
@@ -175,7 +238,6 @@ def test_a_site_names_its_rigs_and_its_paths_start_beside_it(tmp_path):
         ("rigs: {gate: {rgb: x, nope: 1}}", "nope"),
         ("rigs: {gate: {rgb: x, score: 2}}", "score"),
         ("rigs: {gate: {rgb: x, max_wait: .inf}}", "max_wait"),
-        ("rigs: {a: {rgb: x, jsonl: o}, b: {rgb: y, jsonl: o}}", "a and b both have"),
     ],
 )
 def test_a_mistake_in_a_site_is_one_line(tmp_path, text, says):

@@ -1,6 +1,5 @@
 """From pairs to answers: prepare, infer, hand to the sinks, and time each stage."""
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic_ns, perf_counter
@@ -51,7 +50,7 @@ class Answerer:
         rig: How thermal lies on RGB.
         sinks: Each is given every answer, in order.
         score: Least score of a box.
-        state: What is kept up to date for viewers, if anything.
+        state: What is kept up to date for viewers.
         counts: Asked for the counts that the state shows.
         is_live: The frames' times are those of the monotonic clock, so that there is a latency.
     """
@@ -63,8 +62,8 @@ class Answerer:
         sinks: Sequence[Sink],
         score: float,
         *,
-        state: LiveState | None = None,
-        counts: Callable[[], Mapping[str, int]] = Counter,
+        state: LiveState,
+        counts: Callable[[], Mapping[str, int]],
         is_live: bool = False,
     ) -> None:
         self.stats = LiveStats()
@@ -104,8 +103,7 @@ class Answerer:
         if job.paired_s is not None:
             stages["pair"] = job.paired_s
         self.stats.add(job.pair.skew_ns, stages, answer.count, latency_s)
-        if self._state is not None:
-            self._state.answered(Latest(job.pair, job.prepared, answer), stages, latency_s, self._counts())
+        self._state.answered(Latest(job.pair, job.prepared, answer), stages, latency_s, self._counts())
 
     def _received_ns(self, pair: Pair) -> int:
         """Stamp of the newer frame as its camera gave it: without the offset that brings thermal onto RGB's clock."""

@@ -5,6 +5,8 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipelines.live.usage import UsageError
+
 if TYPE_CHECKING:
     from pipelines.live.reconnect import LiveRules
     from pipelines.live.report import LiveSettings
@@ -55,23 +57,30 @@ def _declare_pairing(parser: argparse.ArgumentParser) -> None:
         "--max-wait", type=float, metavar="MS",
         help="cameras: longest that a frame waits for its partner (default: skew + the rig's offset + 50, or 100)",
     )  # fmt: skip
-    parser.add_argument("--hold", action="store_true", help="hold the slower sensor's frame until its next one")
+    parser.add_argument(
+        "--hold", action="store_true", help="pair the slower sensor's frame with every frame until its next one"
+    )
     parser.add_argument(
         "--every-frame", action="store_true", help="cameras: answer every frame, however late (default: the newest)"
     )
     parser.add_argument(
-        "--give-up-after", type=float, metavar="S", help="cameras: end one that is away for so long (default: never)"
-    )
+        "--give-up-after", type=float, metavar="S",
+        help="cameras: wait no longer for one that is away for so long, and end with exit code 3 (default: never)",
+    )  # fmt: skip
     parser.add_argument(
-        "--frozen-after", type=float, default=10.0, metavar="S",
-        help="cameras: the very same picture for so long is a stall; 0: it may stand still (default: %(default)g)",
+        "--frozen-after", type=float, metavar="S",
+        help="cameras: the very same picture for so long is a stall; 0: it may stand still (default: 10)",
     )  # fmt: skip
 
 
 def _declare_sinks(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--save", type=Path, metavar="OUT.MKV", help="annotated video, both sensors side by side")
     parser.add_argument("--jsonl", type=Path, metavar="OUT.JSONL", help="one line of JSON for each answer")
-    parser.add_argument("--rle", action="store_true", help="segment: put the masks into --jsonl, as COCO run lengths")
+    parser.add_argument(
+        "--rle",
+        action="store_true",
+        help="segment: put the masks into the JSON of --jsonl, --mqtt and --webhook, as COCO run lengths",
+    )
     parser.add_argument("--csv", type=Path, metavar="OUT.CSV", help="a table: a row for each object, class or label")
     parser.add_argument("--show", action="store_true", help="a window; q or Esc ends the run")
     parser.add_argument(
@@ -92,55 +101,65 @@ def _declare_sinks(parser: argparse.ArgumentParser) -> None:
 
 
 def read_settings(args: argparse.Namespace) -> "LiveSettings":
-    """What is said of each run; DataError when a number is none of those that make sense."""
-    from data.errors import DataError
+    """What is said of each run; UsageError when a number is none of those that make sense."""
     from pipelines.live.report import LiveSettings
 
     if args.score is not None and not 0 <= args.score <= 1:
-        raise DataError(f"--score {args.score:g}: give a number from 0 to 1")
+        raise UsageError(f"--score {args.score:g}: give a number from 0 to 1")
     if args.limit is not None and args.limit < 1:
-        raise DataError(f"--limit {args.limit}: give at least 1")
+        raise UsageError(f"--limit {args.limit}: give at least 1")
     for option, value in (("--max-skew", args.max_skew), ("--max-wait", args.max_wait)):
         if value is not None and not 0 <= value < math.inf:
-            raise DataError(f"{option} {value:g}: give milliseconds, 0 or more")
+            raise UsageError(f"{option} {value:g}: give milliseconds, 0 or more")
     return LiveSettings(limit=args.limit, every_frame=args.every_frame, deadline_s=_DEADLINE_S)
 
 
 def read_rules(args: argparse.Namespace) -> "LiveRules":
-    """How cameras are kept open; DataError when a number is none of those that make sense."""
-    from data.errors import DataError
+    """How cameras are kept open; UsageError when a number is none of those that make sense."""
     from pipelines.live.reconnect import LiveRules
 
-    if not 0 <= args.frozen_after < math.inf:
-        raise DataError(
-            f"--frozen-after {args.frozen_after:g}: give seconds, or 0 for a camera that sees a still scene"
-        )
+    frozen_s = LiveRules().frozen_after_s if args.frozen_after is None else args.frozen_after
+    if frozen_s is None or not 0 <= frozen_s < math.inf:
+        raise UsageError(f"--frozen-after {frozen_s:g}: give seconds, or 0 for a camera that sees a still scene")
     if args.give_up_after is not None and not 0 < args.give_up_after < math.inf:
-        raise DataError(f"--give-up-after {args.give_up_after:g}: give seconds, more than 0")
+        raise UsageError(f"--give-up-after {args.give_up_after:g}: give seconds, more than 0")
     return LiveRules(
         give_up_after_s=args.give_up_after,
         every_frame=args.every_frame,
-        frozen_after_s=args.frozen_after or None,
+        frozen_after_s=frozen_s or None,
     )
 
 
 def read_site(args: argparse.Namespace) -> "Site":
-    """What was typed, or what the YAML file says, as options of each rig."""
-    from data.errors import DataError
+    """What was typed, or what the YAML file says, as options of each rig.
+
+    Raises:
+        UsageError: options do not go together.
+        DataError: the file is wrong, a recording is not there, or two options take one place.
+    """
+    from pipelines.live.idle import refuse_idle, shown_option
+    from pipelines.live.places import refuse_shared_places
     from pipelines.live.site import RigOptions, Site
 
     typed = {name: value for name in _OF_A_RIG if (value := getattr(args, name)) is not None and value is not False}
     if args.config is not None:
         if typed:
             name = next(iter(typed)).replace("_", "-")
-            raise DataError(f"--config {args.config}: --{name} belongs to a rig; write it there")
+            raise UsageError(f"--config {args.config}: --{name} belongs to a rig; write it there")
         site = Site.load(args.config)
         site = site.model_copy(update={"bundle": args.bundle or site.bundle, "serve": args.serve or site.serve})
     else:
         options = RigOptions.model_construct(**typed)
         site = Site.model_construct(bundle=args.bundle, rigs={"live": options}, serve=args.serve)
     if site.serve is None and (args.token is not None or args.allow_host):
-        raise DataError(f"--{'allow-host' if args.token is None else 'token'} is of the page; add --serve")
+        raise UsageError(f"--{'allow-host' if args.token is None else 'token'} is of the page; add --serve")
     if site.bundle is None:
-        raise DataError("no bundle; give the folder that 'rgbt export' wrote, or bundle: in --config")
+        raise UsageError("no bundle; give the folder that 'rgbt export' wrote, or bundle: in --config")
+    config = None if args.config is None else str(args.config)
+    refuse_idle(args, site.rigs, config)
+    refuse_shared_places(
+        site.rigs,
+        lambda rig, option: shown_option(option, None if config is None else rig),
+        "" if config is None else f"{config}: ",
+    )
     return site

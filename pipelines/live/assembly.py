@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Protocol
 
 from data.errors import DataError
@@ -12,8 +11,8 @@ from data.rig import Rig
 from export.bundle import Bundle
 from pipelines.live.cameras import CameraRig
 from pipelines.live.draw import Composer
-from pipelines.live.log import Level, Log
-from pipelines.live.outbox import Outbox, Tell, close_sinks
+from pipelines.live.log import Log
+from pipelines.live.outbox import Outbox, close_sinks
 from pipelines.live.pairing import Sensor
 from pipelines.live.reconnect import LiveRules, LiveSource
 from pipelines.live.redact import fill_in
@@ -85,7 +84,6 @@ def assemble(name: str, options: RigOptions, setting: Setting) -> Assembled:
     Raises:
         DataError: one of them cannot be opened; those opened before are closed.
     """
-    _refuse_one_place(options)
     rig = Rig() if options.rig is None else Rig.load(options.rig)
     if setting.inputs.rig_baked and rig.moves:
         raise DataError(
@@ -106,19 +104,6 @@ def assemble(name: str, options: RigOptions, setting: Setting) -> Assembled:
         Assembled(made, is_live).close()
         raise
     return Assembled(made, is_live)
-
-
-def _refuse_one_place(options: RigOptions) -> None:
-    """DataError where a file would be written twice, or over what is read; pipes and devices may be shared."""
-    taken: dict[Path, str] = {}
-    for name in ("rgb", "thermal", "rig", "save", "jsonl", "csv", "stream"):
-        given = getattr(options, name)
-        if given is None or "://" in str(given) or (Path(given).exists() and not Path(given).is_file()):
-            continue
-        place, is_read = Path(given).resolve(), name in ("rgb", "thermal", "rig")
-        if place in taken and not is_read:
-            raise DataError(f"--{name} {given}: --{taken[place]} is the same file; give each its own")
-        taken.setdefault(place, name)
 
 
 def _settings(options: RigOptions, setting: Setting) -> LiveSettings:
@@ -153,22 +138,13 @@ def _open_sinks(
     def compose() -> Composer:
         return Composer(setting.inputs, classes)  # its own for each thread
 
-    def tell(kind: str) -> Tell:
-        def say(what: str, line: str) -> None:
-            level: Level = "info" if what == "works again" else "error"
-            setting.log.say("sink", level, rig=name, sink=kind, what=what, why=line)
-
-        return say
-
     for kind, (place, make) in arguments.items():
         if place is not None:
             depth, pictures = _QUEUES[kind]
             sink, patience_s = make(place), 0.0 if is_live else _PATIENCE_S
             is_file = kind in ("jsonl", "csv", "video")
             yield (
-                sink
-                if is_file and not is_live
-                else Outbox(kind, sink, depth, pictures=pictures, patience_s=patience_s, tell=tell(kind))
+                sink if is_file and not is_live else Outbox(kind, sink, depth, pictures=pictures, patience_s=patience_s)
             )
     if setting.show:
         yield SINKS["window"](compose(), setting.stop)

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import monotonic_ns, perf_counter
 
 from data.errors import DataError
@@ -38,7 +38,7 @@ class CameraRig:
     sinks: Sequence[Sink]
     """They must not keep the loop waiting, see pipelines.live.outbox."""
     settings: LiveSettings = DEFAULTS
-    state: LiveState | None = None
+    state: LiveState = field(default_factory=LiveState)
     """Is kept up to date for viewers."""
 
 
@@ -80,7 +80,7 @@ def run_cameras(
         _turn(model, stations, stop, wake, operation, batch)
         ended_by = "stop" if stop.is_set() else "end"
     finally:
-        operation.stopping()
+        operation.stopping(states)
         _shut(stations, is_failing=ended_by == "failure")
         operation.end(ended_by, states)
     return {station.rig.name: station.report(stop.is_set()) for station in stations}
@@ -114,7 +114,7 @@ def _turn(
             answer_batches(model, jobs, batch)
         operation.turn(states)
         for station in running:
-            station.look_for_end()
+            station.look_for_end(operation)
         if not jobs:
             wake.wait(min(station.sleep_s() for station in running))
 
@@ -124,12 +124,13 @@ class _Station:
 
     def __init__(self, inputs: InputSpec, rig: CameraRig, wake: threading.Event, operation: Operation) -> None:
         self.rig = rig
-        self.state = rig.state or LiveState(rig.name)
+        self.state = rig.state
         self.ended_by: str | None = None
         self._failure: str | None = None
         self._hanging: tuple[str, ...] = ()
         self._statuses: dict[Sensor, SourceStatus] = {}
-        self._seconds = 0.0
+        self._given_up: list[Sensor] = []
+        self._seconds, self._answers = 0.0, 0
         self._first_at: float | None = None
         self._asked_at = perf_counter()
         settings, rules = rig.settings, pairing_rules(rig.sources, rig.rig, rig.settings)
@@ -141,7 +142,7 @@ class _Station:
             self._admit,
             required=settings.required,
             keeps_all=settings.every_frame,
-            tell=lambda sensor, why: operation.log.say("refused", "error", rig=rig.name, sensor=sensor, error=why),
+            tell=lambda sensor, why: operation.refuse(rig.name, sensor, why),
         )
         self.answerer = Answerer(
             inputs, rig.rig, rig.sinks, settings.score, state=self.state, counts=self._feed.counts, is_live=True
@@ -166,14 +167,28 @@ class _Station:
         due_ns = self._feed.due_ns()
         return _LOOK_S if due_ns is None else min(_LOOK_S, max(0.0, (due_ns - monotonic_ns()) / 1e9))
 
-    def look_for_end(self) -> None:
+    def look_for_end(self, operation: Operation) -> None:
         """Notice that the limit is reached, or that the sources have ended; tell what was counted without an answer."""
         self.state.counted(self._feed.counts())
         answers = self.answerer.stats.answers
-        if answers and self._first_at is not None:
-            self._seconds = perf_counter() - self._first_at
+        if answers > self._answers and self._first_at is not None:
+            self._answers, self._seconds = answers, perf_counter() - self._first_at
+        if self.ended_by is None:
+            self._look_for_given_up(operation)
         if self.ended_by is None:
             self.ended_by = "limit" if answers == self.rig.settings.limit else "end" if self._feed.ended else None
+
+    def _look_for_given_up(self, operation: Operation) -> None:
+        """Tell once of a camera that stayed away for too long; end where the others are no use without it."""
+        lost = [sensor for sensor, capture in self.captures.items() if capture.gave_up]
+        left = [sensor for sensor in self.captures if sensor not in lost]
+        if lost and (not left or set(lost) & set(self.rig.settings.required)):
+            self.ended_by = "gave up"
+        for sensor in lost:
+            if sensor not in self._given_up:
+                why = self.captures[sensor].status().last_error or "given up"
+                operation.give_up(self.rig.name, sensor, why, left[0] if self.ended_by is None else None)
+        self._given_up = lost
 
     def fail(self, error: DataError) -> None:
         """Leave the run, so that the other rigs go on."""
@@ -188,8 +203,6 @@ class _Station:
 
     def report(self, was_stopped: bool) -> LiveReport:
         """What this rig did."""
-        if self.ended_by == "end" and any(capture.gave_up for capture in self.captures.values()):
-            self.ended_by = "gave up"
         return LiveReport(
             self._seconds,
             self._feed.counts(),
@@ -199,6 +212,7 @@ class _Station:
             self._statuses,
             statuses(self.rig.sinks),
             self._failure,
+            tuple(self._given_up),
         )
 
     def _admit(self, sensor: Sensor, frame: Frame) -> None:

@@ -50,8 +50,8 @@ class MqttSink:
     """
 
     def __init__(self, address: str, classes: tuple[str, ...], rle: bool = False, *, is_live: bool = False) -> None:
-        endpoint = read_endpoint(address, "--mqtt", tuple(_PORTS), "mqtt://broker:1883/site/gate")
-        qos, topic = endpoint.options.get("qos", "0"), endpoint.path.strip("/") or _TOPIC
+        endpoint, topic = _read(address)
+        qos = endpoint.options.get("qos", "0")
         wrong = [f"?{name}=" for name in endpoint.options if name not in _OPTIONS]
         wrong += [f"qos={qos}"] if qos not in ("0", "1", "2") else []
         wrong += [f"topic {topic}"] if set("+#") & set(topic) else []
@@ -140,6 +140,17 @@ class MqttSink:
                 return
             if not info.is_published():
                 return
+
+
+def broker_of(address: str) -> tuple[tuple[str, int], str, str | None]:
+    """Host and port, topic, and the client's name where one is given; DataError as MqttSink."""
+    endpoint, topic = _read(address)
+    return (endpoint.host, endpoint.port or _PORTS[endpoint.scheme]), topic, endpoint.options.get("client")
+
+
+def _read(address: str) -> tuple[Endpoint, str]:
+    endpoint = read_endpoint(address, "--mqtt", tuple(_PORTS), "mqtt://broker:1883/site/gate")
+    return endpoint, endpoint.path.strip("/") or _TOPIC
 
 
 def _use_tls(client: Client, endpoint: Endpoint) -> None:

@@ -2,7 +2,7 @@
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from time import monotonic
 from typing import Any, Protocol
@@ -19,8 +19,6 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 2.0
 _NO_PIXELS = np.zeros((0, 0), np.uint8)
 
 Item = tuple[Pair, Prepared, Answer]
-Tell = Callable[[str, str], None]
-"""What is told what happened ("failing", "works again") and its one line."""
 
 
 class RetryError(DataError):
@@ -65,7 +63,6 @@ class Outbox:
         depth: Answers that wait at most.
         pictures: False: the sink looks at times and answers alone, so that no picture is kept for it.
         patience_s: How long ``write`` waits for room, for recordings, which can wait; only while the sink gets on.
-        tell: Told when the sink begins to fail, and when it works again.
     """
 
     def __init__(
@@ -76,14 +73,12 @@ class Outbox:
         *,
         pictures: bool = True,
         patience_s: float = 0.0,
-        tell: Tell | None = None,
     ) -> None:
         self.name = name
         self._sink = sink
         self._depth = depth
         self._has_pictures = pictures
         self._patience_s = patience_s
-        self._tell = tell
         self._items: deque[Item] = deque()
         self._in_hand = 0
         self._status = SinkStatus()
@@ -174,15 +169,12 @@ class Outbox:
 
     def _succeed(self, count: int) -> None:
         with self._changed:
-            was_failing, self._pause_s, self._in_hand, self._is_stuck = self._pause_s > 0, 0.0, 0, False
+            self._pause_s, self._in_hand, self._is_stuck = 0.0, 0, False
             self._status = replace(self._status, delivered=self._status.delivered + count)
-        if was_failing and self._tell is not None:
-            self._tell("works again", "answers are delivered again")
 
     def _fail(self, batch: Sequence[Item], error: Exception, *, again: bool) -> None:
         text = str(error) if isinstance(error, DataError) else str(DataError(f"{type(error).__name__}: {error}"))
         with self._changed:
-            is_first = not self._pause_s
             self._pause_s = min(max(_FIRST_PAUSE_S, 2 * self._pause_s), _LONGEST_PAUSE_S)
             self._in_hand = 0
             self._status = replace(self._status, errors=self._status.errors + 1, last_error=text)
@@ -191,8 +183,6 @@ class Outbox:
                 self._shorten()
             else:
                 self._lose(len(batch))
-        if is_first and self._tell is not None:
-            self._tell("failing", text)
 
     def _shorten(self) -> None:
         while len(self._items) > self._depth:

@@ -9,7 +9,7 @@ from pipelines.live.pairing import PairingRules, Sensor, default_max_skew_ns
 from pipelines.live.source_status import SourceStatus
 from pipelines.live.sources import Source
 from pipelines.live.stats import Histogram, LiveStats
-from pipelines.live.status import summary
+from pipelines.live.status import counted
 
 _LATE_NS = 50_000_000
 """That a frame may come late by: network, decoder, scheduler."""
@@ -51,7 +51,7 @@ class LiveReport:
     """pairs, rgb_alone, thermal_alone, and the frames dropped of each sensor."""
     stats: LiveStats
     ended_by: str
-    """end (of the sources), limit, stop, failure, or gave up (on a camera that stayed away)."""
+    """end (of the sources), limit, stop, failure, or gave up (on the cameras that it needs)."""
     hanging: tuple[str, ...] = ()
     """Sources whose read did not return within the deadline."""
     sources: Mapping[Sensor, SourceStatus] = field(default_factory=dict)
@@ -60,6 +60,8 @@ class LiveReport:
     """Of outboxes: what they delivered and lost."""
     failure: str | None = None
     """Of one rig among several: why it ended before the others."""
+    given_up: tuple[Sensor, ...] = ()
+    """Cameras that stayed away for too long."""
 
     @property
     def pairs_per_s(self) -> float:
@@ -84,10 +86,10 @@ class LiveReport:
                 lines.append(f"{name}: {status['dropped']} answers were not delivered{why}")
         return lines if self.failure is None else [self.failure, *lines]
 
-    def lines(self, provider: str) -> list[str]:
+    def lines(self, provider: str | None) -> list[str]:
         """What ``rgbt live`` prints for people."""
         infer, skew, latency = self.stats.stage_ms["infer"], self.stats.skew_ms, self.stats.latency_ms
-        lines = [summary(self.stats.answers, self.counts, self.seconds)]
+        lines = [f"{self.stats.answers} answers, {self.pairs_per_s:.1f}/s: {counted(self.counts)}"]
         if self.stats.answers:
             lines.append(f"inference {_figures(infer)} on {provider}")
         if skew.count:
@@ -108,9 +110,16 @@ class LiveReport:
         }
         if self.sources:
             told["sources"] = {sensor: asdict(status) for sensor, status in self.sources.items()}
+            told["given_up"] = list(self.given_up)
         if self.sinks:
             told["sinks"] = dict(self.sinks)
         return told
+
+
+def never_begun() -> LiveReport:
+    """Of a run that was stopped before its first frame."""
+    names = ("pairs", "rgb_alone", "thermal_alone", "rgb_dropped", "thermal_dropped")
+    return LiveReport(0.0, dict.fromkeys(names, 0), LiveStats(), "stop")
 
 
 def _figures(of: Histogram) -> str:

@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import perf_counter
-from typing import TextIO
 
 from data.errors import DataError
 from data.frame import Frame, Pair
@@ -20,7 +19,6 @@ from pipelines.live.report import DEFAULTS, LiveReport, LiveSettings, pairing_ru
 from pipelines.live.sinks import Sink
 from pipelines.live.sources import Source
 from pipelines.live.state import LiveState
-from pipelines.live.status import StatusLine
 
 _LOOK_FOR_STOP_S = 0.2
 
@@ -34,7 +32,6 @@ def run_live(
     settings: LiveSettings = DEFAULTS,
     *,
     stop: threading.Event | None = None,
-    status: TextIO | None = None,
     state: LiveState | None = None,
     operation: Operation | None = None,
 ) -> LiveReport:
@@ -52,80 +49,80 @@ def run_live(
         sinks: Each is given every answer, in order.
         settings: Score, pairing, limit.
         stop: Ends the run after the pair in hand; a signal handler may set it.
-        status: Where a status line goes, if anywhere.
         state: Is kept up to date for viewers.
-        operation: Log lines and service notes, of cameras; brings its own status line.
+        operation: Status line, log lines, notes to systemd.
 
     Raises:
         DataError: a source cannot be read, a frame does not fit the bundle, or a sink cannot be written.
     """
-    stop = stop or threading.Event()
+    stop, operation = stop or threading.Event(), operation or Operation()
     are_cameras = {isinstance(source, LiveSource) or source.policy == "latest" for source in sources.values()}
     if len(are_cameras) > 1:
         _release(sources, sinks)
         raise DataError("a recording beside a camera: their times have no common clock; give two of one kind")
+    rig_of_sources = CameraRig("live", sources, rig, sinks, settings, state or LiveState())
     if are_cameras == {True}:
-        camera_rig = CameraRig("live", sources, rig, sinks, settings, state)
-        operation = operation or Operation(StatusLine(status))
-        return run_cameras(model, inputs, [camera_rig], stop=stop, operation=operation)["live"]
-    return _run_recordings(model, inputs, sources, rig, sinks, settings, stop, StatusLine(status), state)
+        return run_cameras(model, inputs, [rig_of_sources], stop=stop, operation=operation)["live"]
+    return _run_recordings(model, inputs, rig_of_sources, stop, operation)
 
 
 def _run_recordings(
-    model: Model,
-    inputs: InputSpec,
-    sources: Mapping[Sensor, Source],
-    rig: Rig,
-    sinks: Sequence[Sink],
-    settings: LiveSettings,
-    stop: threading.Event,
-    line: StatusLine,
-    state: LiveState | None,
+    model: Model, inputs: InputSpec, one: CameraRig, stop: threading.Event, operation: Operation
 ) -> LiveReport:
-    pairer = Pairer(pairing_rules(sources, rig, settings))
-    captures = {sensor: Capture(source) for sensor, source in sources.items()}
-    if state is not None:
-        state.watch(lambda: {s: capture.status() for s, capture in captures.items()}, lambda: statuses(sinks))
-    answerer = Answerer(inputs, rig, sinks, settings.score, state=state, counts=lambda: _counts(pairer, captures))
-    started = perf_counter()
-    seconds, ended_by = 0.0, "end"
+    pairer, settings, sinks = Pairer(pairing_rules(one.sources, one.rig, one.settings)), one.settings, one.sinks
+    captures = {sensor: Capture(source) for sensor, source in one.sources.items()}
+    state = one.state
+    state.watch(lambda: {s: capture.status() for s, capture in captures.items()}, lambda: statuses(sinks))
+    answerer = Answerer(inputs, one.rig, sinks, settings.score, state=state, counts=lambda: _counts(pairer, captures))
+    pairs = pair_frames(_pull(captures, stop, lambda: operation.turn([state])), pairer)
+    operation.begin([state])
+    ended_by = "failure"
     try:
-        for pair, waited_s in _waits(pair_frames(_pull(captures, stop), pairer)):
-            if stop.is_set():
-                break
-            answer_one(model, answerer, answerer.prepare(pair, waited_s))
-            seconds = perf_counter() - started
-            line.show(answerer.stats.answers, pairer.counts, seconds)
-            if answerer.stats.answers == settings.limit:
-                ended_by = "limit"
-                break
-    except BaseException:
-        _shut(captures, sinks, line, settings.deadline_s, is_failing=True)
-        raise
-    hanging = _shut(captures, sinks, line, settings.deadline_s, is_failing=False)
-    ended_by = "stop" if stop.is_set() else ended_by
+        seconds, is_whole = _answer_all(model, answerer, pairs, settings.limit, stop, lambda: operation.turn([state]))
+        ended_by = "stop" if stop.is_set() else "end" if is_whole else "limit"
+    finally:
+        operation.stopping([state])
+        hanging = _shut(captures, sinks, settings.deadline_s, is_failing=ended_by == "failure")
+        operation.end(ended_by, [state])
     counts = _counts(pairer, captures)
     return LiveReport(seconds, counts, answerer.stats, ended_by, hanging, sinks=statuses(sinks))
 
 
-def _pull(captures: Mapping[Sensor, Capture], stop: threading.Event) -> Callable[[Sensor], Frame | None]:
+def _answer_all(
+    model: Model,
+    answerer: Answerer,
+    pairs: Iterator[Pair],
+    limit: int | None,
+    stop: threading.Event,
+    turn: Callable[[], None],
+) -> tuple[float, bool]:
+    """Return the seconds until the last answer, and whether the limit was not reached."""
+    started = asked_at = perf_counter()
+    seconds = 0.0
+    for pair in pairs:
+        if stop.is_set():
+            break
+        answer_one(model, answerer, answerer.prepare(pair, perf_counter() - asked_at))
+        asked_at = perf_counter()
+        seconds = asked_at - started
+        turn()
+        if answerer.stats.answers == limit:
+            return seconds, False
+    return seconds, True
+
+
+def _pull(
+    captures: Mapping[Sensor, Capture], stop: threading.Event, turn: Callable[[], None]
+) -> Callable[[Sensor], Frame | None]:
     def pull(sensor: Sensor) -> Frame | None:
         while sensor in captures and not stop.is_set():
             try:
                 return captures[sensor].get(_LOOK_FOR_STOP_S)
             except NoFrameYetError:
-                continue
+                turn()
         return None
 
     return pull
-
-
-def _waits(pairs: Iterator[Pair]) -> Iterator[tuple[Pair, float]]:
-    """Yield each pair with the seconds that were spent waiting for it."""
-    start = perf_counter()
-    for pair in pairs:
-        yield pair, perf_counter() - start
-        start = perf_counter()
 
 
 def _counts(pairer: Pairer, captures: Mapping[Sensor, Capture]) -> dict[str, int]:
@@ -137,16 +134,10 @@ def _counts(pairer: Pairer, captures: Mapping[Sensor, Capture]) -> dict[str, int
 
 
 def _shut(
-    captures: Mapping[Sensor, Capture],
-    sinks: Sequence[Sink],
-    line: StatusLine,
-    deadline_s: float,
-    *,
-    is_failing: bool,
+    captures: Mapping[Sensor, Capture], sinks: Sequence[Sink], deadline_s: float, *, is_failing: bool
 ) -> tuple[str, ...]:
     """Stop captures and close every sink; where the run is failing already, its own error is the one to tell."""
     hanging = stop_all(list(captures.values()), deadline_s)
-    line.close()
     errors = close_sinks(sinks, deadline_s, failed=is_failing)
     if errors and not is_failing:
         raise errors[0]

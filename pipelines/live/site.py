@@ -1,11 +1,10 @@
 """A site: several rigs that share one model, as a YAML file."""
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from data.errors import DataError
 from data.yaml_file import read_model
 
 _PATHS = ("rig", "save", "jsonl", "csv")
@@ -42,7 +41,9 @@ class RigOptions(BaseModel):
 
     def beside(self, folder: Path) -> "RigOptions":
         """Return a copy whose relative paths start at ``folder``."""
-        paths = {name: folder / path for name in _PATHS if (path := getattr(self, name)) is not None}
+        paths: dict[str, Any] = {name: folder / path for name in _PATHS if (path := getattr(self, name)) is not None}
+        if self.stream is not None and "://" not in self.stream:
+            paths["stream"] = str(folder / self.stream)
         return self.model_copy(update=paths)
 
 
@@ -60,19 +61,8 @@ class Site(BaseModel):
 
     @classmethod
     def load(cls, path: Path) -> "Site":
-        """Read a YAML file; relative paths in it start at its folder.
-
-        Raises:
-            DataError: a field is wrong (it names file, field and line), or two rigs write to one place.
-        """
+        """Read a YAML file; relative paths in it start at its folder; DataError names file, field and line."""
         site = read_model(path, cls)
         rigs = {name: rig.beside(path.parent) for name, rig in site.rigs.items()}
-        taken: dict[str, str] = {}
-        for name, rig in rigs.items():
-            for place in (rig.save, rig.jsonl, rig.csv, rig.stream):
-                if place is not None and taken.setdefault(str(place), name) != name:
-                    raise DataError(
-                        f"{path}: the rigs {taken[str(place)]} and {name} both have {place}; give each its own"
-                    )
         bundle = None if site.bundle is None else path.parent / site.bundle
         return site.model_copy(update={"bundle": bundle, "rigs": rigs})

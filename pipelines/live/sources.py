@@ -143,6 +143,9 @@ SOURCES: dict[str, SourceFactory] = {
 }
 """Kind of source → what opens it."""
 
+RECORDINGS = frozenset({"file", "folder"})
+"""Kinds that end; the others are cameras."""
+
 STREAMS = ("rtsp", "rtsps", "rtmp", "http", "https", "udp", "srt")
 """Schemes of addresses that are streams."""
 
@@ -186,13 +189,13 @@ def open_sources(
     if not arguments:
         raise DataError("no source; give --rgb, --thermal or both")
     kinds = {sensor: kind_of(text) for sensor, text in arguments.items()}
-    live = sorted(set(kinds.values()) - {"file", "folder"})
-    if live and set(kinds.values()) & {"file", "folder"}:
+    live = sorted(set(kinds.values()) - RECORDINGS)
+    if live and set(kinds.values()) & RECORDINGS:
         raise DataError(
             f"a recording beside a camera ({live[0]}): their times lie on two clocks; give two recordings, or two "
             "cameras"
         )
-    if fps is None and set(kinds.values()) == {"file", "folder"}:
+    if fps is None and set(kinds.values()) == RECORDINGS:
         raise DataError("a folder beside a video: say at how many pictures per second it was taken, such as --fps 25")
     folders = [Path(text) for sensor, text in arguments.items() if kinds[sensor] == "folder"]
     order = FolderOrder(folders, _FPS if fps is None else fps)

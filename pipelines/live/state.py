@@ -79,6 +79,8 @@ class LiveState:
         self._answers = 0
         self._detections = 0
         self._answered_at: float | None = None
+        self._beat_at: float | None = None
+        self._ended_at: float | None = None
         self._counts: dict[str, int] = {}
         self._skew, self._latency = Recent(), Recent()
         self._stages = {stage: Recent() for stage in LiveStats.STAGES}
@@ -90,6 +92,21 @@ class LiveState:
     def latest(self) -> Latest | None:
         """The newest answer with its pair and what the model was given; None before the first."""
         return self._latest
+
+    @property
+    def silent_s(self) -> float | None:
+        """Seconds since the loop last turned; None before it began, and when it has ended."""
+        beat_at = self._beat_at
+        return None if beat_at is None or self._ended_at is not None else self._clock() - beat_at
+
+    def beat(self) -> None:
+        """Take a heartbeat of the loop, whether or not there was anything to answer."""
+        self._beat_at = self._clock()
+
+    def end(self) -> None:
+        """The loop has ended: from now on nothing is ready, and the rate stays what it was."""
+        with self._changed:
+            self._ended_at = self._ended_at or self._clock()
 
     def watch(self, sources: Reporting, sinks: Reporting) -> None:
         """Say how sources and sinks are asked; both are called by whoever takes a snapshot."""
@@ -114,7 +131,7 @@ class LiveState:
             self._latest = latest
             self._answers += 1
             self._detections += latest.answer.count
-            self._answered_at = now
+            self._answered_at = self._beat_at = now
             self._counts = dict(counts)
             self._times.append(now)
             if skew_ns is not None:
@@ -136,8 +153,8 @@ class LiveState:
         Returns:
             name, answers, detections, rate (answers per second over the last 5 s), counts (as LiveReport's),
             stage_ms (stage → p50, p95, p99, max), skew_ms and latency_ms (likewise), sources (sensor →
-            SourceStatus), sinks (name → {queued, dropped, errors, last_error}), started_at (Unix time), uptime_s,
-            age_s (seconds since the last answer, None before the first) and ready (an answer within 5 s).
+            SourceStatus), sinks (name → SinkStatus as a dict), started_at (Unix time), uptime_s, age_s (seconds since
+            the last answer, None before the first) and ready (an answer within 5 s, and the loop runs).
         """
         now = self._clock()
         with self._changed:
@@ -146,7 +163,7 @@ class LiveState:
                 "name": self.name,
                 "answers": self._answers,
                 "detections": self._detections,
-                "rate": self._rate(now),
+                "rate": self._rate(now if self._ended_at is None else self._ended_at),
                 "counts": dict(self._counts),
                 "stage_ms": {stage: recent.as_dict(now) for stage, recent in self._stages.items()},
                 "skew_ms": self._skew.as_dict(now),
@@ -154,7 +171,7 @@ class LiveState:
                 "started_at": self.started_at,
                 "uptime_s": time.time() - self.started_at,
                 "age_s": age_s,
-                "ready": age_s is not None and age_s <= READY_S,
+                "ready": age_s is not None and age_s <= READY_S and self._ended_at is None,
             }
         return {**told, "sources": dict(self._sources()), "sinks": dict(self._sinks())}
 

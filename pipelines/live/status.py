@@ -17,11 +17,7 @@ class StatusLine:
         self._shown_at = monotonic()
         self._width = 0
 
-    def show(self, answers: int, counts: Mapping[str, int], seconds: float) -> None:
-        """Show rate and counts, unless the line is fresh."""
-        self.show_text(lambda: summary(answers, counts, seconds))
-
-    def show_text(self, make: Callable[[], str]) -> None:
+    def show(self, make: Callable[[], str]) -> None:
         """Show a text, unless the line is fresh."""
         now = monotonic()
         if self._stream is None or now - self._shown_at < self._every_s:
@@ -51,11 +47,10 @@ class StatusLine:
             self._stream.flush()
 
 
-def summary(answers: int, counts: Mapping[str, int], seconds: float) -> str:
-    """One line: answers, rate, lone and dropped frames."""
-    rate = answers / seconds if seconds > 0 else 0.0
-    dropped = sum(counts.get(name, 0) for name in ("rgb_dropped", "thermal_dropped", "rgb_late", "thermal_late"))
+def counted(counts: Mapping[str, int]) -> str:
+    """Pairs, lone and dropped frames in words."""
+    dropped = sum(counts.get(f"{sensor}_{how}", 0) for sensor in ("rgb", "thermal") for how in ("dropped", "late"))
     return (
-        f"{answers} answers, {rate:.1f}/s: {counts.get('pairs', 0)} pairs, {counts.get('rgb_alone', 0)} RGB alone, "
+        f"{counts.get('pairs', 0)} pairs, {counts.get('rgb_alone', 0)} RGB alone, "
         f"{counts.get('thermal_alone', 0)} thermal alone, {dropped} frames dropped"
     )

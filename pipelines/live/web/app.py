@@ -25,6 +25,8 @@ _OPACITY_STEP = 5
 _TELL_S = 0.5
 _AGAIN_S = 5.0
 _FULL = "too many viewers\n"
+HANGS_S = 15.0
+"""A loop that did not turn for so long hangs: it turns ten times a second, but waits for the model."""
 _PROBED = ["GET", "HEAD"]
 """Some probes look at the head alone."""
 
@@ -178,6 +180,9 @@ def _add_figures(app: FastAPI, boards: Mapping[str, Board]) -> None:
 
     @app.api_route("/healthz", methods=_PROBED)
     async def healthz() -> Response:
+        silent = [silent_s for board in boards.values() if (silent_s := board.state.silent_s) is not None]
+        if silent and min(silent) > HANGS_S:  # one loop turns for all rigs
+            return PlainTextResponse(f"the loop hangs: it has not turned for {min(silent):.0f} s\n", 503)
         return PlainTextResponse("ok\n")
 
     @app.api_route("/readyz", methods=_PROBED)

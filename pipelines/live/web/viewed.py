@@ -12,6 +12,10 @@ class Viewed(Protocol):
     def latest(self) -> Latest | None:
         """The newest answer with its pair; None before the first."""
 
+    @property
+    def silent_s(self) -> float | None:
+        """Seconds since the loop last turned; None while there is none."""
+
     def wait(self, index: int, timeout_s: float) -> Latest | None:
         """Wait for an answer of a higher index; None when none came in time."""
 
