@@ -13,6 +13,7 @@ from pipelines.live.camera import Camera, CameraAddress, ask_for
 from pipelines.live.capture import Capture
 from pipelines.live.reconnect import LiveRules, LostError
 from pipelines.live.sources import SOURCES, kind_of, open_sources, wanted_sizes
+from pipelines.live.synthetic import Pictures, Scene
 
 GREY, COUNTS = ThermalSpec(unit="intensity8"), ThermalSpec(unit="counts16")
 
@@ -206,13 +207,64 @@ def test_a_synthetic_camera_has_its_scene_before_it_is_opened(monkeypatch):
     text = "synthetic:?fps=30&seconds=1"
     sources = open_sources({"rgb": text, "thermal": text}, ThermalSpec(unit="counts16"), None, None, sizes)
 
-    def render(*arguments, **options):
-        raise AssertionError("rendered while it is opened")
+    def stage(*arguments, **options):
+        raise AssertionError("made while it is opened")
 
-    monkeypatch.setattr("data.synthetic.video.write_video", render)
+    monkeypatch.setattr("data.synthetic.video.stage", stage)
     for sensor, source in sources.items():
         assert source.read().size == sizes[sensor]
         source.close()
+
+
+def views(unit="counts16", sensor="thermal", count=12, **options):
+    staged = Scene({"rgb": (48, 64), "thermal": (32, 40)}).stage(seconds=2, seed=5)
+    return Pictures(staged, sensor, unit, 6, count, 5, **options)
+
+
+@pytest.mark.parametrize(
+    ("sensor", "unit"),
+    [("rgb", "counts16"), ("thermal", "counts16"), ("thermal", "intensity8"), ("thermal", "celsius")],
+)
+def test_a_synthetic_picture_is_the_same_whenever_it_is_drawn(sensor, unit):
+    kept, drawn = views(unit, sensor), views(unit, sensor, keep_bytes=0)
+    first = [kept[number].copy() for number in range(12)]
+    assert all(np.array_equal(drawn[number + 12 * turn], first[number]) for number in (7, 0, 11) for turn in (0, 1, 5))
+    assert all(np.array_equal(kept[number], first[number]) for number in range(12))
+    assert len({image.tobytes() for image in first}) == 12  # they move
+
+
+def test_a_synthetic_camera_keeps_no_more_than_it_may(monkeypatch):
+    one = views()[0].nbytes
+    pictures = views(count=14400, keep_bytes=5 * one + 1)
+    for number in range(40):
+        _ = pictures[number]
+        assert pictures.kept_bytes <= 5 * one
+    drawn = []
+    draw = Pictures._draw
+    monkeypatch.setattr(Pictures, "_draw", lambda self, number: drawn.append(number) or draw(self, number))
+    for number in range(14398, 14407):  # over the end: what was kept is not drawn again
+        _ = pictures[number]
+    assert drawn == [14398, 14399, 5, 6]
+
+
+def test_a_large_scene_gives_its_first_picture_without_drawing_the_others(monkeypatch):
+    drawn = []
+    draw = Pictures._draw
+    monkeypatch.setattr(Pictures, "_draw", lambda self, number: drawn.append(number) or draw(self, number))
+    text = "synthetic:?fps=120&seconds=120"
+    source = open_sources({"rgb": text}, COUNTS, None, None, {"rgb": (48, 64)})["rgb"]
+    assert drawn == []
+    source.read()
+    assert len(drawn) == 1
+    source.close()
+
+
+def test_synthetic_degrees_are_those_of_the_scene():
+    degrees, grey = views("celsius")[3], views("intensity8")[3]
+    assert -40 < degrees.min() < degrees.max() < 120
+    order = np.argsort(degrees, axis=None)
+    assert (np.diff(grey.reshape(-1)[order].astype(int)) >= 0).all()
+    assert np.ptp(grey) > 100
 
 
 def test_a_synthetic_camera_with_a_wrong_option_is_one_line():

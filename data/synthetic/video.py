@@ -45,6 +45,49 @@ class Story:
         return [mover.at(time, self.grid.width / self.grid.height) for mover in self.movers]
 
 
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """A story before its two cameras; what they see at a time in seconds is drawn when it is asked for."""
+
+    story: Story
+    view: NDArray[np.float64]
+    """3×3 from thermal pixels to RGB pixels."""
+    pattern: ThermalPattern
+
+    def rgb(self, time: float, rng: np.random.Generator) -> NDArray[Any]:
+        """H×W×3 uint8; the noise is drawn from ``rng``."""
+        weather, place = self.story.act(time)
+        light = render_rgb(self.story.things(time), place, weather, self.story.grid)
+        return expose_rgb(light, weather, self.story.grid, rng)
+
+    def thermal(self, time: float, rng: np.random.Generator) -> NDArray[Any]:
+        """H×W uint16 counts; the noise is drawn from ``rng``."""
+        weather, place = self.story.act(time)
+        celsius = render_celsius(self.story.things(time), place, weather, self.story.grid)
+        return expose_thermal(celsius, self.story.grid, self.view, self.pattern, self.counts_at_ten(time), rng)
+
+    def counts_at_ten(self, time: float) -> float:
+        """Counts of 10 °C, which rise as the camera warms up; a degree more is COUNTS_PER_DEGREE."""
+        return self.story.site.offset + 15 * time
+
+
+def stage(
+    rng: np.random.Generator,
+    seconds: float,
+    rgb_size: tuple[int, int],
+    thermal_size: tuple[int, int],
+    *,
+    offset_ms: float = 0.0,
+    misaligned: bool = False,
+    setting: Setting = SETTINGS["default"],
+) -> tuple[Staged, Rig]:
+    """Draw a place, what moves there and two cameras; the arguments are those of write_video."""
+    story = _story(rng, seconds, rgb_size, setting)
+    pattern = make_pattern(rng, thermal_size)
+    view, rig = _mount(rng, story.grid, thermal_size, offset_ms, misaligned)
+    return Staged(story, view, pattern), rig
+
+
 def write_video(
     out: Path,
     seconds: float,
@@ -77,26 +120,26 @@ def write_video(
     chosen = SETTINGS[setting]
     out.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng([seed, 99])
-    story = _story(rng, seconds, rgb_size, chosen)
-    pattern = make_pattern(rng, thermal_size)
-    view, rig = _mount(rng, story.grid, thermal_size, offset_ms, misaligned)
+    staged, rig = stage(
+        rng, seconds, rgb_size, thermal_size, offset_ms=offset_ms, misaligned=misaligned, setting=chosen
+    )
     rig.save(out / "rig.yaml")
 
     rgb_times = [k / rgb_fps for k in range(round(seconds * rgb_fps))]
     thermal_times = [offset_ms / 1e3 + k / thermal_fps for k in range(round(seconds * thermal_fps))]
     _write(
         out / "rgb.mp4", "libx264", ("rgb24", "yuv420p"), rgb_fps, rgb_size, {"crf": "18", "preset": "veryfast"},
-        (_rgb(story, time, rng) for time in rgb_times),
+        (staged.rgb(time, rng) for time in rgb_times),
     )  # fmt: skip
     _write(
         out / "thermal.mkv", "ffv1", ("gray16le", "gray16le"), thermal_fps, thermal_size, {"level": "3"},
-        (_thermal(story, time, view, pattern, rng) for time in thermal_times),
+        (staged.thermal(time, rng) for time in thermal_times),
     )  # fmt: skip
     truth = {
         "classes": list(CLASSES),
         "image_classes": list(chosen.image_classes),
         "time_offset_ms": offset_ms,
-        "frames": [_frame_truth(story, k, time, thermal_times) for k, time in enumerate(rgb_times)],
+        "frames": [_frame_truth(staged.story, k, time, thermal_times) for k, time in enumerate(rgb_times)],
     }
     (out / "truth.json").write_text(json.dumps(truth), encoding="utf-8")
     return out
@@ -131,19 +174,6 @@ def _mount(
         homography=tuple(tuple(row) for row in view.tolist()),
         time_offset_ms=offset_ms,
     )
-
-
-def _rgb(story: Story, time: float, rng: np.random.Generator) -> NDArray[Any]:
-    weather, place = story.act(time)
-    return expose_rgb(render_rgb(story.things(time), place, weather, story.grid), weather, story.grid, rng)
-
-
-def _thermal(
-    story: Story, time: float, view: NDArray[np.float64], pattern: ThermalPattern, rng: np.random.Generator
-) -> NDArray[Any]:
-    weather, place = story.act(time)
-    celsius = render_celsius(story.things(time), place, weather, story.grid)
-    return expose_thermal(celsius, story.grid, view, pattern, story.site.offset + 15 * time, rng)
 
 
 def _frame_truth(story: Story, number: int, time: float, thermal_times: list[float]) -> dict[str, Any]:

@@ -129,7 +129,7 @@ def _gstreamer(text: str, sensor: Sensor, spec: ThermalSpec, context: SourceCont
 def _synthetic(text: str, sensor: Sensor, spec: ThermalSpec, context: SourceContext) -> Source:
     options, scene = parse_options(text), context.scene
     scene.sizes.update({of: size for of, size in context.sizes.items() if size is not None})
-    scene.images(sensor, **options)  # takes seconds: the watch over an opening would believe that it hangs
+    scene.stage(options["seconds"], options["seed"])  # before the watch over an opening begins
     return LiveSource(text, lambda: Synthetic(text, sensor, spec, scene), context.rules, context.sizes.get(sensor))
 
 
