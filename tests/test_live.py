@@ -286,7 +286,6 @@ def test_the_command_speaks_to_people_too(tiny_bundle, folders, capsys):
     [
         ({"--rgb": "nope.mp4"}, "nope.mp4: no such file or folder"),
         ({"--thermal": "nope"}, "nope: no such file or folder"),
-        ({"--rgb": None, "--thermal": None}, "give --rgb, --thermal or both"),
         ({"--rig": "nope.yaml"}, "nope.yaml: no such file"),
         ({"--fps": "0"}, "--fps 0"),
         ({"--fps": "nan"}, "--fps nan"),

@@ -62,7 +62,6 @@ def test_two_rigs_on_one_model(tiny_bundle, tmp_path, capsys):
         (["--mqtt", "http://x"], "--mqtt http://x"),
         (["--webhook", "x"], "--webhook x"),
         (["--stream", "http://x"], "--stream http://x"),
-        (["--serve", "host:x"], "HOST:PORT"),
     ],
 )
 def test_a_mistake_is_one_line(tiny_bundle, tmp_path, monkeypatch, capsys, options, says):

@@ -1,9 +1,14 @@
 """What is refused before anything is opened: options without effect, and two options that take one place."""
 
+import argparse
+import re
+from pathlib import Path
+
 import pytest
 
 from data.errors import DataError
 from pipelines.cli import main
+from pipelines.commands.live import configure
 from pipelines.live.idle import refuse_idle_for
 from pipelines.live.places import refuse_shared_places
 from pipelines.live.site import RigOptions
@@ -24,6 +29,7 @@ def recording(tmp_path):
         "files": ("--rgb", str(tmp_path / "rgb.mp4"), "--thermal", str(tmp_path / "thermal.mkv")),
         "file": ("--rgb", str(tmp_path / "rgb.mp4")),
         "folder": ("--rgb", str(tmp_path / "pictures")),
+        "nothing": (),
     }
 
 
@@ -46,6 +52,8 @@ def recording(tmp_path):
         ("cameras", "--rle --jsonl out.jsonl", "--rle: only for bundles that segment; this one is made to detect"),
         ("cameras", "--token a-long-secret", "--token is of the page; add --serve"),
         ("cameras", "--allow-host x", "--allow-host is of the page; add --serve"),
+        ("cameras", "--serve host:x", "--serve host:x: give HOST:PORT"),
+        ("nothing", "--serve", "no source; give --rgb, --thermal or both"),
         ("cameras", "--config site.yaml", "--rgb belongs to a rig"),
         ("cameras", "--give-up-after 0", "--give-up-after 0: give seconds"),
         ("cameras", "--max-wait -1", "--max-wait -1: give milliseconds"),
@@ -137,3 +145,14 @@ def test_what_may_be_shared_is_not_refused(tmp_path):
 def test_both_sensors_of_a_rig_cannot_be_one_camera():
     with pytest.raises(DataError, match="--thermal: the camera /dev/video0 is taken by --rgb"):
         refuse_shared_places({"live": RigOptions(rgb="usb:0", thermal="usb:0")}, lambda _, option: f"--{option}")
+
+
+def test_the_readme_knows_every_option():
+    parser = argparse.ArgumentParser()
+    configure(parser)
+    section = (
+        (Path(__file__).parent.parent / "README.md").read_text().partition("## Run live\n")[2].partition("\n## ")[0]
+    )
+    typed = {name for action in parser._actions for name in action.option_strings if name.startswith("--")}
+    assert {name for name in typed if not re.search(rf"{name}\b", section)} == {"--help"}
+    assert {word for word in re.findall(r"--[a-z][a-z-]+", section)} <= typed

@@ -13,7 +13,7 @@ from data.errors import DataError
 from data.frame import Frame, Pair
 from data.prepare import Prepared
 from pipelines.live.answer import BoxAnswer
-from pipelines.live.assembly import read_address
+from pipelines.live.arguments import read_address
 from pipelines.live.log import Log
 from pipelines.live.notify import Notifier
 from pipelines.live.operation import Operation, summary

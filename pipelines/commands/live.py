@@ -24,19 +24,25 @@ EXAMPLE = """examples:
     rgbt live bundle --rgb visible --thermal infrared --fps 25 --save out.mkv
   masks of a segmentation in the JSON lines too, and the same answers as a table:
     rgbt live bundle --rgb rgb.mp4 --thermal thermal.mkv --jsonl out.jsonl --rle --csv out.csv
-  one camera only:
+  one sensor only:
     rgbt live bundle --thermal thermal.mkv --jsonl out.jsonl
   many rigs on one model; site.yaml names the options of each:
     rgbt live bundle --config site.yaml --serve 0.0.0.0:8080 --token '${RGBT_TOKEN}' --log json
 
 Of recordings every pair is answered, in order. Of cameras the newest pair is; what is lost is opened again, and the
-other camera goes on alone meanwhile. A sink that stalls or fails holds up nothing: its losses are counted.
+other camera goes on alone meanwhile, or for good once it is given up. A sink that stalls or fails holds up nothing: it
+is told once, with its reason, and its losses are counted. An option that would have no effect is refused.
 
-Ctrl-C and SIGTERM end the run after the pair in hand, within 5 s; what was written is complete. A second one ends it
-at once. Under systemd (Type=notify, WatchdogSec=) the loop itself says that it is alive.
+Ctrl-C and SIGTERM end the run after the pair in hand, within 5 s, and at any time before the first one; what was
+written is complete. A second one ends it at once. Under systemd (Type=notify, WatchdogSec=) the loop itself says that
+it is alive, and so does /healthz of the page.
 
-exit codes: 0 the sources ended, the limit was reached or a signal came; 1 an error, told in one line; 2 wrong usage;
-3 every camera has ended, and one of them stayed away for longer than --give-up-after; 130 a second Ctrl-C."""
+exit codes:
+  0    the sources ended, the limit was reached or a signal came
+  1    an error, told in one line
+  2    wrong usage, told in one line
+  3    a camera was given up (--give-up-after), however the run ended then: once nothing is left to answer at once
+  130  a second Ctrl-C; 143 a second SIGTERM"""
 
 MISUSE = 2
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pipelines.live.site import Site
 
 _DEADLINE_S = 1.5
+_PAGE = ("127.0.0.1", 8080)
 _OF_A_RIG = (
     "rgb", "thermal", "rig", "max_skew", "max_wait", "hold", "save", "jsonl", "rle", "csv", "mqtt", "webhook", "stream",
     "score",
@@ -28,76 +29,104 @@ def declare(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         help="folder that 'rgbt export' wrote (or in --config)",
     )
-    source = "rtsp://…, http://…, usb:N[?format=Y16], gst:PIPELINE, synthetic:, video file or folder of pictures"
-    parser.add_argument("--rgb", metavar="SRC", help=source)
-    parser.add_argument("--thermal", metavar="SRC", help="likewise; 16-bit stays 16-bit")
-    parser.add_argument("--rig", type=Path, metavar="RIG.YAML", help="where thermal lies on RGB, in space and time")
-    parser.add_argument("--config", type=Path, metavar="SITE.YAML", help="many rigs: options of each by its name")
-    parser.add_argument("--fps", type=float, metavar="N", help="pictures per second of folders (default: 25)")
+    _declare_sources(parser)
     _declare_pairing(parser)
     _declare_sinks(parser)
-    parser.add_argument("--score", type=float, help="detect: least score of a box (default: 0.3)")
-    parser.add_argument("--limit", type=int, metavar="N", help="end after N answers (of each rig)")
-    parser.add_argument("--engine", default="onnxruntime", help="runtime (default: onnxruntime)")
-    parser.add_argument("--precision", default="fp32", help="fp32, fp16, bf16 or int8 (default: %(default)s)")
-    parser.add_argument(
-        "--provider", help="cpu, cuda, tensorrt, gpu, npu; never replaced silently (default: cpu; of TensorRT cuda)"
-    )
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of the model (default: all cores)")
-    parser.add_argument("--log", choices=("json", "text"), help="events as lines on stderr, instead of the status line")
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    _declare_page(parser)
+    _declare_model(parser)
+    run = parser.add_argument_group("the run")
+    run.add_argument("--limit", type=int, metavar="N", help="end after N answers (of each rig)")
+    run.add_argument("--log", choices=("json", "text"), help="events as lines on stderr, instead of the status line")
+    run.add_argument("--json", action="store_true", help="print the report as JSON")
 
 
-def _declare_pairing(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--max-skew", type=float, metavar="MS",
-        help="largest difference of capture times in a pair (default: half the slower sensor's frame period)",
+def _declare_sources(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("where frames come from")
+    group.add_argument(
+        "--rgb", metavar="SRC",
+        help="rtsp://…, http://…, usb:N[?format=Y16], gst:PIPELINE, synthetic:, video file or folder of pictures",
     )  # fmt: skip
-    parser.add_argument(
-        "--max-wait", type=float, metavar="MS",
-        help="cameras: longest that a frame waits for its partner (default: skew + the rig's offset + 50, or 100)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--hold", action="store_true", help="pair the slower sensor's frame with every frame until its next one"
-    )
-    parser.add_argument(
-        "--every-frame", action="store_true", help="cameras: answer every frame, however late (default: the newest)"
-    )
-    parser.add_argument(
+    group.add_argument("--thermal", metavar="SRC", help="likewise; 16-bit stays 16-bit")
+    group.add_argument("--rig", type=Path, metavar="RIG.YAML", help="where thermal lies on RGB, in space and time")
+    group.add_argument("--config", type=Path, metavar="SITE.YAML", help="many rigs: options of each by its name")
+    group.add_argument("--fps", type=float, metavar="N", help="folders: pictures per second (default: 25)")
+    group.add_argument(
         "--give-up-after", type=float, metavar="S",
-        help="cameras: wait no longer for one that is away for so long, and end with exit code 3 (default: never)",
+        help="cameras: wait no longer for one that is away for so long; the other goes on alone (default: never)",
     )  # fmt: skip
-    parser.add_argument(
+    group.add_argument(
         "--frozen-after", type=float, metavar="S",
         help="cameras: the very same picture for so long is a stall; 0: it may stand still (default: 10)",
     )  # fmt: skip
 
 
+def _declare_pairing(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("which frames belong together")
+    group.add_argument(
+        "--max-skew", type=float, metavar="MS",
+        help="largest difference of capture times in a pair (default: half the slower sensor's frame period)",
+    )  # fmt: skip
+    group.add_argument(
+        "--max-wait", type=float, metavar="MS",
+        help="cameras: longest that a frame waits for its partner (default: skew + the rig's offset + 50, or 100)",
+    )  # fmt: skip
+    group.add_argument(
+        "--hold", action="store_true", help="pair the slower sensor's frame with every frame until its next one"
+    )
+    group.add_argument(
+        "--every-frame", action="store_true", help="cameras: answer every frame, however late (default: the newest)"
+    )
+
+
 def _declare_sinks(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--save", type=Path, metavar="OUT.MKV", help="annotated video, both sensors side by side")
-    parser.add_argument("--jsonl", type=Path, metavar="OUT.JSONL", help="one line of JSON for each answer")
-    parser.add_argument(
-        "--rle",
-        action="store_true",
+    group = parser.add_argument_group("where answers go")
+    group.add_argument("--save", type=Path, metavar="OUT.MKV", help="annotated video, both sensors side by side")
+    group.add_argument("--jsonl", type=Path, metavar="OUT.JSONL", help="one line of JSON for each answer")
+    group.add_argument(
+        "--rle", action="store_true",
         help="segment: put the masks into the JSON of --jsonl, --mqtt and --webhook, as COCO run lengths",
-    )
-    parser.add_argument("--csv", type=Path, metavar="OUT.CSV", help="a table: a row for each object, class or label")
-    parser.add_argument("--show", action="store_true", help="a window; q or Esc ends the run")
-    parser.add_argument(
-        "--mqtt",
-        metavar="URL",
-        help="a message for each answer: mqtt[s]://[USER:PW@]HOST[:PORT]/TOPIC[?qos=1&retain=1]",
-    )
-    parser.add_argument(
+    )  # fmt: skip
+    group.add_argument("--csv", type=Path, metavar="OUT.CSV", help="a table: a row for each object, class or label")
+    group.add_argument("--show", action="store_true", help="a window; q or Esc ends the run")
+    group.add_argument(
+        "--mqtt", metavar="URL",
+        help="a message for each answer: mqtt[s]://[USER:PW@]HOST[:PORT]/TOPIC[?qos=1&retain=1&client=ID&ca=FILE]",
+    )  # fmt: skip
+    group.add_argument(
         "--webhook", metavar="URL", help="POST the answers that show something; RGBT_WEBHOOK_TOKEN holds a bearer token"
     )
-    parser.add_argument("--stream", metavar="URL", help="annotated video to an RTSP server, or as HLS to OUT.m3u8")
-    parser.add_argument(
-        "--serve", metavar="HOST:PORT", nargs="?", const="127.0.0.1:8080",
+    group.add_argument("--stream", metavar="URL", help="annotated video to an RTSP server, or as HLS to OUT.m3u8")
+
+
+def _declare_page(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("the page")
+    default = f"{_PAGE[0]}:{_PAGE[1]}"
+    group.add_argument(
+        "--serve", metavar="HOST:PORT", nargs="?", const=default,
         help="a page that shows it (default: %(const)s; any other host asks viewers for a token)",
     )  # fmt: skip
-    parser.add_argument("--token", help="of the page, or ${NAME} (default on other hosts: a new one, printed)")
-    parser.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="further name of the page")
+    group.add_argument(
+        "--token", metavar="WORD", help="of the page, or ${NAME} (default on other hosts: a new one, told)"
+    )
+    group.add_argument(
+        "--allow-host", action="append", default=[], metavar="NAME",
+        help="a further name under which browsers ask for the page, as of a proxy before it",
+    )  # fmt: skip
+
+
+def _declare_model(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("the model")
+    group.add_argument("--score", type=float, metavar="P", help="detect: least score of a box (default: 0.3)")
+    group.add_argument("--engine", default="onnxruntime", metavar="NAME",
+        help="onnxruntime, openvino, tensorrt, ncnn or litert (default: %(default)s)")  # fmt: skip
+    group.add_argument(
+        "--precision", default="fp32", metavar="P", help="fp32, fp16, bf16 or int8 (default: %(default)s)"
+    )
+    group.add_argument(
+        "--provider", metavar="NAME",
+        help="cpu, cuda, tensorrt, gpu, npu; never replaced silently (default: cpu; of TensorRT cuda)",
+    )  # fmt: skip
+    group.add_argument("--threads", type=int, metavar="N", help="CPU threads of the model (default: all cores)")
 
 
 def read_settings(args: argparse.Namespace) -> "LiveSettings":
@@ -155,7 +184,11 @@ def read_site(args: argparse.Namespace) -> "Site":
         raise UsageError(f"--{'allow-host' if args.token is None else 'token'} is of the page; add --serve")
     if site.bundle is None:
         raise UsageError("no bundle; give the folder that 'rgbt export' wrote, or bundle: in --config")
+    if site.serve is not None:
+        read_address(site.serve)
     config = None if args.config is None else str(args.config)
+    if config is None and args.rgb is None and args.thermal is None:
+        raise UsageError("no source; give --rgb, --thermal or both")
     refuse_idle(args, site.rigs, config)
     refuse_shared_places(
         site.rigs,
@@ -163,3 +196,19 @@ def read_site(args: argparse.Namespace) -> "Site":
         "" if config is None else f"{config}: ",
     )
     return site
+
+
+def read_address(text: str) -> tuple[str, int]:
+    """HOST:PORT, HOST, :PORT or PORT; this machine alone and port 8080 where one is left out.
+
+    Raises:
+        UsageError: the port is no number from 0 to 65535.
+    """
+    host, _, port = ("", "", text) if text.isdecimal() else text.rpartition(":") if _has_port(text) else (text, "", "")
+    if port and not (port.isdecimal() and int(port) <= 65535):
+        raise UsageError(f"--serve {text}: give HOST:PORT, such as 127.0.0.1:8080")
+    return host.strip("[]") or _PAGE[0], int(port) if port else _PAGE[1]
+
+
+def _has_port(text: str) -> bool:
+    return ":" in text.rpartition("]")[2] if text.startswith("[") else text.count(":") == 1

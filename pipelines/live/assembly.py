@@ -9,6 +9,7 @@ from data.errors import DataError
 from data.prepare import InputSpec
 from data.rig import Rig
 from export.bundle import Bundle
+from pipelines.live.arguments import read_address
 from pipelines.live.cameras import CameraRig
 from pipelines.live.draw import Composer
 from pipelines.live.log import Log
@@ -24,7 +25,6 @@ from pipelines.live.state import LiveState
 
 _PATIENCE_S = 5.0
 """How long a recording waits for a sink over the network."""
-_PORT = 8080
 _QUEUES = {
     "jsonl": (256, False),
     "csv": (256, False),
@@ -156,7 +156,7 @@ def serve_page(
     """Serve the page of all rigs.
 
     Args:
-        address: HOST:PORT, see read_address.
+        address: HOST:PORT, see pipelines.live.arguments.read_address.
         states: Name of the rig → what is shown.
         setting: The bundle says what is shown.
         token: What viewers must know, or ``${NAME}``; None: see pipelines.live.web.server.
@@ -174,19 +174,3 @@ def serve_page(
     host, port = read_address(address)
     token = None if token is None else fill_in(token)
     return serve(states, setting.bundle.info.classes, setting.inputs, host, port, token, hosts=hosts)
-
-
-def read_address(text: str) -> tuple[str, int]:
-    """HOST:PORT, HOST, :PORT or PORT; this machine alone and 8080 where one is left out.
-
-    Raises:
-        DataError: the port is no number from 0 to 65535.
-    """
-    host, _, port = ("", "", text) if text.isdecimal() else text.rpartition(":") if _has_port(text) else (text, "", "")
-    if port and not (port.isdecimal() and int(port) <= 65535):
-        raise DataError(f"--serve {text}: give HOST:PORT, such as 127.0.0.1:8080")
-    return host.strip("[]") or "127.0.0.1", int(port) if port else _PORT
-
-
-def _has_port(text: str) -> bool:
-    return ":" in text.rpartition("]")[2] if text.startswith("[") else text.count(":") == 1

@@ -185,7 +185,7 @@ def _tell(args: argparse.Namespace, site: Site, reports: dict[str, LiveReport], 
             "csv": options.csv,
             "video": options.save if report.stats.answers else None,  # no answer, no picture
         }
-        nothing = {kind for kind, of in report.sinks.items() if of["errors"] and not of["delivered"]}
+        nothing = {kind for kind, sink in report.sinks.items() if sink["errors"] and not sink["delivered"]}
         has_begun = provider is not None
         written = {
             kind: str(path) if path is not None and has_begun and kind not in nothing else None
@@ -193,11 +193,12 @@ def _tell(args: argparse.Namespace, site: Site, reports: dict[str, LiveReport], 
         }
         told[name] = {**report.as_dict(), "engine": args.engine, "provider": provider, **written}
         if not args.json:
-            print((f"{name}: " if len(reports) > 1 else "") + "\n".join(report.lines(provider)))
+            of = f"{name}: " if len(reports) > 1 else ""
+            print(of + "\n".join(report.lines(provider)))
             for path in written.values():
                 if path is not None:
                     print(f"wrote {path}")
             for line in report.warnings():
-                print(f"rgbt: warning: {line}", file=sys.stderr)
+                print(f"rgbt: warning: {of}{line}", file=sys.stderr)
     if args.json:
         print(json.dumps(told if args.config is not None else told["live"], indent=2))
