@@ -107,7 +107,7 @@ def test_the_other_camera_goes_on_and_the_exit_code_still_tells(tiny_bundle, tmp
     jsonl = tmp_path / "out.jsonl"
     assert main(["live", str(tiny_bundle), *call, "--threads", "1", "--limit", "40", "--jsonl", str(jsonl)]) == 3
     told = capsys.readouterr()
-    assert told.err.count("given up after 0.3 s; thermal goes on alone") == 1
+    assert told.err.count("given up after 0.3 s; the run goes on with thermal") == 1
     assert len(jsonl.read_text().splitlines()) == 40 and "40 answers" in told.out
 
 

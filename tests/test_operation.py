@@ -149,7 +149,7 @@ def test_rigs_are_named_where_there_are_several():
     operation.give_up("yard", "rgb", "given up", None)
     operation.refuse("yard", "thermal", "8 bits")
     assert people.getvalue().splitlines() == [
-        "rgbt: gate rgb: given up; thermal goes on alone",
+        "rgbt: gate rgb: given up; the run goes on with thermal",
         "rgbt: yard rgb: given up; the rig has ended",
         "rgbt: yard thermal refused: 8 bits",
     ]

@@ -84,10 +84,10 @@ class Operation:
                 self._sum_up(one)
 
     def give_up(self, rig: str, sensor: str, why: str, left: str | None) -> None:
-        """Say that a camera is not waited for any longer, and which one goes on alone; None: the rig has ended."""
+        """Say that a camera is not waited for any longer, and which one is left; None: none, and the rig has ended."""
         self.log.say("given up", "error", rig=rig, sensor=sensor, error=why, left=left)
         if left is not None or self._has_names:  # else the run ends, and its report says why
-            self._tell(rig, f"{sensor}: {why}; " + (f"{left} goes on alone" if left else "the rig has ended"))
+            self._tell(rig, f"{sensor}: {why}; " + (f"the run goes on with {left}" if left else "the rig has ended"))
 
     def refuse(self, rig: str, sensor: str, why: str) -> None:
         """Say why a camera's frames are not taken."""
