@@ -305,10 +305,10 @@ def rtsp_units(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
     out = tmp_path_factory.mktemp("h264")
 
-    def make(size: tuple[int, int] = (96, 128), **options: Any) -> Path:
-        name = "_".join(map(str, [*size, *options.values()])).replace(" ", "")
+    def make(size: tuple[int, int] = (96, 128), pixels: str = "yuv420p", **options: Any) -> Path:
+        name = "_".join(map(str, [*size, pixels, *options.values()])).replace(" ", "")
         path = out / f"{name}.units"
-        return path if path.exists() else write_units(path, moving_bar(size, **options))
+        return path if path.exists() else write_units(path, moving_bar(size, **options), pixels=pixels)
 
     return make
 

@@ -8,6 +8,7 @@ from data.frame import Frame, Pair
 from pipelines.live.camera_pairing import LivePairer
 from pipelines.live.capture import Capture
 from pipelines.live.pairing import OTHER, Sensor
+from pipelines.live.usage import UsageError
 
 Admit = Callable[[Sensor, Frame], None]
 """Raises DataError for a frame that the model cannot take."""
@@ -72,7 +73,8 @@ class Feed:
         """Return what is to be answered now; None when nothing is ready.
 
         Raises:
-            DataError: a source has failed for good, or begins with frames that are not fit.
+            UsageError: a camera begins with frames that are not fit.
+            DataError: a source has failed for good.
         """
         self._take_in(now_ns)
         ready: list[Ready] = []
@@ -129,7 +131,7 @@ class Feed:
                 self._admit(sensor, frame)
             except DataError as error:
                 if sensor not in self._accepted and self.captures[sensor].is_beginning:
-                    raise
+                    raise UsageError(str(error)) from None
                 self._refused[sensor] = kind
                 if self._tell is not None:
                     self._tell(sensor, str(error))

@@ -10,6 +10,7 @@ from data.errors import DataError
 from data.frame import Frame
 from pipelines.live.reconnect import Backoff, LiveSource, LostError, Stillness
 from pipelines.live.source_status import SourceState
+from pipelines.live.usage import UsageError
 
 _TICK_S = 0.1
 _GRACE_S = 1.0
@@ -22,7 +23,7 @@ _RECENT = 64
 class Keeper:
     """Opens a live source, hands its frames on, and opens it again with back-off whenever it is lost.
 
-    What the bundle can never take (another depth, another size) ends the source with its error where the first
+    What the bundle can never take (another depth, another size) ends the source with a UsageError where the first
     connection begins with it: that is a user's mistake. Later, and where the camera was away at first, it is tried
     again: what comes back with other settings may be set right, and the other camera must go on. A read that hangs is
     left behind on its thread, which closes its connection if it ever returns; at most three such threads are put up
@@ -175,7 +176,7 @@ class Keeper:
             return error  # a fault of ours
         self.last_error = str(error)
         is_refused = not isinstance(error, LostError) and self.is_beginning and not self.frames
-        return error if is_refused else None
+        return UsageError(self.last_error) if is_refused else None
 
     def _is_hanging(self, reader: "_Reader") -> bool:
         """Count a stall when it begins; True when the reader is to be left behind."""

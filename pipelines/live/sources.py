@@ -17,6 +17,7 @@ from pipelines.live.reconnect import LiveRules, LiveSource
 from pipelines.live.redact import redact
 from pipelines.live.stream import Stream, StreamAddress
 from pipelines.live.synthetic import Scene, Synthetic, parse_options
+from pipelines.live.usage import UsageError
 from pipelines.live.video import VideoFile
 
 Policy = Literal["ordered", "latest"]
@@ -101,7 +102,7 @@ def _folder(text: str, sensor: Sensor, spec: ThermalSpec, context: SourceContext
 def _stream(text: str, sensor: Sensor, spec: ThermalSpec, context: SourceContext) -> Source:
     address, rules = StreamAddress.parse(text), context.rules
     if sensor == "thermal" and spec.unit != "intensity8" and text.lower().startswith("rtsp"):
-        raise DataError(
+        raise UsageError(
             f"{address.name}: RTSP carries 8 bits after the camera's gain control, but the bundle takes unit "
             f"'{spec.unit}'; take the camera's 16 bits, such as usb:0?format=Y16, or a bundle of unit 'intensity8'"
         )

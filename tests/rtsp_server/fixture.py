@@ -24,11 +24,11 @@ def is_here():
     return subprocess.run([PYTHON, "-c", _HAS_IT], capture_output=True, check=False).returncode == 0
 
 
-def write_units(path, images, gop=15, slices=1):
-    """Encode H×W×3 uint8 images once, as server.py reads them, and return the path."""
+def write_units(path, images, gop=15, slices=1, pixels="yuv420p"):
+    """Encode H×W×3 uint8 images once, as server.py reads them, and return the path; ``pixels`` as FFmpeg calls them."""
     encoder = av.CodecContext.create("libx264", "w")
     encoder.height, encoder.width = images[0].shape[:2]
-    encoder.pix_fmt, encoder.time_base, encoder.framerate = "yuv420p", Fraction(1, 30), Fraction(30, 1)
+    encoder.pix_fmt, encoder.time_base, encoder.framerate = pixels, Fraction(1, 30), Fraction(30, 1)
     encoder.thread_count = 1
     parameters = f"keyint={gop}:scenecut=0:repeat-headers=1:slices={slices}:sliced-threads=0"
     encoder.options = {"preset": "ultrafast", "tune": "zerolatency", "x264-params": parameters}
@@ -74,6 +74,10 @@ class RtspServer:
     def url(self, path):
         """Address of a path."""
         return f"rtsp://127.0.0.1:{self.port}/{path}"
+
+    def send(self, path, file, fps=30):
+        """Send another file from the next start on."""
+        self._given = [one for one in self._given if not one.startswith(f"{path}=")] + [f"{path}={file}@{fps}"]
 
     def start(self):
         """Start it and wait until it listens."""
