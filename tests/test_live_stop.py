@@ -10,6 +10,7 @@ import threading
 import pytest
 
 from pipelines.live import service
+from pipelines.live.report import never_begun
 
 S = 60.0
 
@@ -60,3 +61,7 @@ def test_what_cannot_be_loaded_is_raised_where_it_was_asked_for(monkeypatch):
     monkeypatch.setattr(service, "_LOADED_WITHIN_S", 0.01)
     assert not service.until_stopped(held.wait, stop)
     held.set()
+
+
+def test_people_are_told_that_nothing_was_begun():
+    assert never_begun().lines(None) == ["stopped before the first frame"]

@@ -87,7 +87,9 @@ class LiveReport:
         return lines if self.failure is None else [self.failure, *lines]
 
     def lines(self, provider: str | None) -> list[str]:
-        """What ``rgbt live`` prints for people."""
+        """What ``rgbt live`` prints for people; no provider: nothing was ever computed."""
+        if provider is None:
+            return ["stopped before the first frame"]
         infer, skew, latency = self.stats.stage_ms["infer"], self.stats.skew_ms, self.stats.latency_ms
         lines = [f"{self.stats.answers} answers, {self.pairs_per_s:.1f}/s: {counted(self.counts)}"]
         if self.stats.answers:
