@@ -31,6 +31,7 @@ from tests.rtsp_server.fixture import RtspServer, moving_bar, write_units
 SIZE = (96, 128)
 BUDGET_S = 0.1
 _PATIENCE_S = 60.0
+_SETTLED = 15
 
 
 def make_bundle(out: Path) -> Path:
@@ -142,7 +143,7 @@ def running(folder: Path, bundle: Path | None) -> Iterator[Running]:
     try:
         live = Running(*(server.start() for server in servers), bundle=bundle, folder=folder)
         try:
-            live.recorder.first(True, True)
+            live.recorder.first(True, True, _SETTLED)  # every file is open by then
             yield live
         finally:
             live.end()
