@@ -338,6 +338,23 @@ def test_labels_stay_inside_the_picture():
     assert image.any()
 
 
+def test_a_label_at_the_right_edge_is_as_whole_as_any():
+    inside, edge = (np.zeros((60, 200, 3), np.uint8) for _ in range(2))
+    for image, left in ((inside, 20), (edge, 185)):
+        draw_boxes(image, np.array([[left, 30, left + 10, 50, 0.5, 0]], np.float32), CLASSES)
+    tags = [np.count_nonzero((image[:26] == COLOURS[0]).all(axis=2)) for image in (inside, edge)]
+    assert tags[0] == tags[1] > 100
+
+
+def test_of_boxes_that_overlap_the_surest_lies_on_top():
+    boxes = np.array([[20, 30, 80, 50, 0.9, 0], [24, 30, 84, 50, 0.4, 1]], np.float32)
+    both, surest = (np.zeros((60, 200, 3), np.uint8) for _ in range(2))
+    draw_boxes(both, boxes, CLASSES)
+    draw_boxes(surest, boxes[:1], CLASSES)
+    own = (surest == COLOURS[0]).all(axis=2)
+    assert (both[own] == COLOURS[0]).all()
+
+
 def halves(shape=(64, 96)):
     """A class map whose left half is background, its right half person, the last row car; and confidences."""
     class_map, confidence = np.zeros(shape, np.uint8), np.full(shape, 0.5, np.float32)

@@ -93,7 +93,7 @@ def draw_boxes(
 ) -> None:
     """Draw boxes [N,6] in pixels of ``image`` (H×W×3, R, G, B), with class and score unless not ``tags``, in place."""
     size = max(0.4, image.shape[0] / 1000)
-    for x1, y1, x2, y2, score, label in boxes.tolist():
+    for x1, y1, x2, y2, score, label in boxes[np.argsort(boxes[:, 4], kind="stable")].tolist():  # the surest on top
         colour = _colour(int(label))
         left, top = round(x1), round(y1)
         corner = round(x2), round(y2)
@@ -143,8 +143,8 @@ def _colour(index: int) -> tuple[int, int, int]:
 
 def _tag(image: NDArray[np.uint8], text: str, at: tuple[int, int], colour: tuple[int, int, int], size: float) -> None:
     """Dark text on a coloured ground; ``at``: left end and base line."""
-    left, base = at
     (width, height), below = cv2.getTextSize(text, _FONT, size, 1)
+    left, base = max(0, min(at[0], image.shape[1] - width - 3)), at[1]  # whole, also at the right edge
     cv2.rectangle(image, (left, base - height - 2), (left + width + 2, base + below - 1), colour, cv2.FILLED)
     cv2.putText(image, text, (left + 1, base), _FONT, size, _INK, 1, cv2.LINE_AA)
 
