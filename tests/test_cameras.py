@@ -201,7 +201,8 @@ class Running:
         self.thread = threading.Thread(
             target=lambda: self.result.append(
                 run_live(*arguments, LiveSettings(**settings), stop=self.stop, state=self.state, operation=operation)
-            )
+            ),
+            daemon=True,  # a test that fails leaves it behind
         )
         self.thread.start()
 
@@ -299,9 +300,7 @@ def test_an_error_that_can_never_be_mended_ends_the_run_with_its_line():
 def test_what_is_lost_is_shown_though_no_answer_comes():
     live = Running(required=("rgb",))
     live.cameras["thermal"].send()
-    end = time.monotonic() + S
-    while not live.state.snapshot()["counts"].get("thermal_dropped") and time.monotonic() < end:
-        time.sleep(0.01)
+    until(lambda: live.state.snapshot()["counts"].get("thermal_dropped"))
     said = live.state.snapshot()
     assert said["answers"] == 0 and said["counts"]["thermal_dropped"] == 1
     live.end()
@@ -326,6 +325,18 @@ def test_a_recording_beside_a_camera_is_one_line():
     assert all(camera.closed.is_set() for camera in cameras.values())
 
 
+def sources_of(rig):
+    return rig.state.snapshot()["sources"].values()
+
+
+def until(holds):
+    """Wait until something holds."""
+    deadline = time.monotonic() + S
+    while not holds():
+        assert time.monotonic() < deadline, "it never came to hold"
+        threading.Event().wait(0.005)
+
+
 class Site:
     """Several rigs on one loop."""
 
@@ -342,7 +353,7 @@ class Site:
             for number in range(count)
         ]
         self.stop, self.result, self.errors = threading.Event(), [], []
-        self.thread = threading.Thread(target=self._run, args=(model,))
+        self.thread = threading.Thread(target=self._run, args=(model,), daemon=True)
         self.thread.start()
 
     def _run(self, model):
@@ -377,15 +388,15 @@ def test_pairs_of_several_rigs_share_batches_and_each_gets_its_own_answer():
     first.sources["thermal"].send()
     assert is_held.wait(S)
     for number, rig in enumerate(site.rigs):  # the model is held until all have a pair
-        for _ in range(number + 1):
-            rig.sources["rgb"].send()
-            rig.sources["thermal"].send()
-    time.sleep(0.2)
+        for count in range(number + 1):
+            moment_ns = time.monotonic_ns() + count * 33 * MS
+            rig.sources["rgb"].send(time_ns=moment_ns)
+            rig.sources["thermal"].send(time_ns=moment_ns)
+    until(lambda: all(source.frames >= n + 1 for n, rig in enumerate(site.rigs) for source in sources_of(rig)))
     gate.set()
     for rig in site.rigs:
         assert rig.state.wait(-1, S) is not None
-    assert rig.state.latest.answer.boxes[0, :2].tolist() == [3, 3]
-    time.sleep(0.1)
+    until(lambda: rig.state.latest.answer.boxes[0, :2].tolist() == [3, 3])
     reports = site.end()
     assert set(model.sizes) <= {1, 2, 4, 8} and max(model.sizes) >= 2
     assert [report.stats.answers >= 1 for report in reports.values()] == [True] * 3

@@ -90,7 +90,7 @@ def test_a_model_that_hangs_shows_in_the_health_of_cameras_and_of_recordings(hea
     frames = [Frame(np.zeros((48, 64, 3), np.uint8), 0, 0, "rgb")]
     source = ScriptedSource(frames, period_ns=40_000_000, policy=policy)
     thread = threading.Thread(
-        target=run_live, args=(model, INPUTS, {"rgb": source}, Rig(), []), kwargs={"state": state}
+        target=run_live, args=(model, INPUTS, {"rgb": source}, Rig(), []), kwargs={"state": state}, daemon=True
     )
     thread.start()
     assert model.entered.wait(S)
@@ -112,7 +112,7 @@ def test_a_loop_that_waits_for_frames_is_healthy(health):
             stop.wait(S)
 
     rig = CameraRig("live", {"rgb": Silent([], policy="latest")}, Rig(), [], state=state)
-    thread = threading.Thread(target=run_cameras, args=(Hanging(), INPUTS, [rig]), kwargs={"stop": stop})
+    thread = threading.Thread(target=run_cameras, args=(Hanging(), INPUTS, [rig]), kwargs={"stop": stop}, daemon=True)
     thread.start()
     try:
         for _ in range(3):

@@ -86,7 +86,8 @@ class Site:
         self.thread = threading.Thread(
             target=lambda: self.result.append(
                 run_cameras(Nothing(), INPUTS, self.rigs, stop=self.stop, operation=operation)
-            )
+            ),
+            daemon=True,  # a test that fails leaves it behind
         )
         self.thread.start()
 
