@@ -1,6 +1,9 @@
 """A session answers what PyTorch answers, or says in one line why it cannot."""
 
+import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import onnxruntime
@@ -205,3 +208,12 @@ def test_closed_session_lets_go_of_the_graph(tiny_bundle):
     assert isinstance(session._runtime._session, onnxruntime.InferenceSession)
     session.close()
     assert session._runtime._session is None
+
+
+def test_no_engine_reports_home(tiny_bundle, tmp_path):
+    """Official builds of ONNX Runtime write a device id to the home folder and report, unless they are told not to."""
+    program = "import sys; from pathlib import Path; from export.bundle import read_bundle; "
+    program += "from export.session import Session; Session(read_bundle(Path(sys.argv[1])), threads=1).close()"
+    plain = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", program, str(tiny_bundle)], env=plain, check=True, timeout=120)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstdlib>
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>
@@ -212,6 +213,7 @@ int main(int count, char** words) try {
   const fs::path bundle(words[1]);
   const json info = read_info(bundle);
   Feeds feeds = prepare(read_picture(words[2], cv::IMREAD_COLOR), read_picture(words[3], cv::IMREAD_UNCHANGED), info);
+  setenv("ORT_DISABLE_TELEMETRY", "1", 0);  // official builds report over the network unless told not to
   Ort::Env env(ORT_LOGGING_LEVEL_ERROR, "rgbt");
   // For CUDA: options.AppendExecutionProvider_CUDA({}), which throws where it does not load. For int8, open the file
   // that info["variants"]["onnxruntime-int8"]["files"][0] names.

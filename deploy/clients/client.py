@@ -11,12 +11,15 @@ fields of bundle.json mean. Thermal files must hold the bundle's unit, upright a
 import argparse
 import hashlib
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # official builds report over the network; read on import
 import onnxruntime
 
 NEWEST_SCHEMA = 2
