@@ -2,7 +2,10 @@
 
 import io
 import json
+import os
 import socket
+import threading
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 
@@ -66,6 +69,42 @@ def test_a_log_that_cannot_be_written_ends_nothing():
     log.say("two")
 
 
+def everything(stream):
+    """What the status line and the log write."""
+    line = StatusLine(stream)
+    line.say("camera down")
+    line.show(lambda: "1 answer")
+    line.close()
+    Log(stream).say("source")
+
+
+def test_a_full_disk_a_closed_pipe_and_a_closed_stream_end_nothing():
+    read, write = os.pipe()
+    os.close(read)
+    with open("/dev/full", "w") as full, open(write, "w") as nobody, open(os.devnull, "w") as closed:
+        closed.close()
+        for stream in (full, nobody, closed):
+            everything(stream)
+
+
+def test_a_pipe_that_nobody_reads_delays_nothing_and_lines_stay_whole():
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    with open(read, "rb") as reader, open(write, "w") as stream:
+        filled = 0
+        with suppress(BlockingIOError):
+            while True:
+                filled += os.write(write, b"." * 4096)
+        os.set_blocking(write, True)
+        thread = threading.Thread(target=everything, args=(stream,), daemon=True)
+        thread.start()
+        thread.join(20)
+        assert not thread.is_alive(), "it waits for a reader"
+        reader.read(filled)
+        Log(stream, "text", now=lambda: NOW).say("again", text="x" * 9000)
+        assert reader.readline().endswith(b"x\n")
+
+
 def source(state, **more):
     of = {"frames": 1, "dropped": 0, "reconnects": 0, "stalls": 0, "last_error": None, "fps": 30.0, "age_s": 0.1}
     return SourceStatus(name="cam", state=state, **{**of, **more})
@@ -106,6 +145,17 @@ def test_changes_of_a_source_are_told_once_and_a_summary_each_minute():
     assert len(sums) == 3
     assert sums[0]["sinks"] == {"mqtt": {"queued": 1, "dropped": 0, "errors": 0, "last_error": None}}
     assert (said[0]["event"], said[-1]["event"], said[-1]["by"]) == ("started", "stopped", "stop")
+
+
+def test_another_reason_for_the_same_state_is_told_too():
+    people, log, clock, sources = io.StringIO(), io.StringIO(), Clock(), {"rgb": source("down", last_error="lost")}
+    operation, states = Operation(StatusLine(people), Log(log), clock=clock), [state_with(sources)]
+    for error in ("lost", "lost", "refused"):
+        sources["rgb"] = source("down", last_error=error)
+        operation.turn(states)
+        clock.now += 1
+    assert people.getvalue() == "rgbt: rgb down: lost\nrgbt: rgb down: refused\n"
+    assert [line["error"] for line in lines(log) if line["event"] == "source"] == ["lost", "refused"]
 
 
 def test_a_sink_in_trouble_is_told_of_when_it_begins_and_when_it_is_over():

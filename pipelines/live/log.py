@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
 
+from pipelines.live.lossy import LossyWriter
 from pipelines.live.redact import redact
 
 Level = Literal["info", "warning", "error"]
@@ -24,24 +25,20 @@ class Log:
     def __init__(
         self, stream: TextIO | None, form: str = "json", now: Callable[[], datetime] = lambda: datetime.now(UTC)
     ) -> None:
-        self._stream = stream
+        self._out = LossyWriter(stream)
         self._form = form
         self._now = now
         self._lock = threading.Lock()
 
     def say(self, event: str, level: Level = "info", **fields: Any) -> None:  # noqa: ANN401 - whatever JSON holds
-        """Write one line; a log that cannot be written ends nothing."""
-        if self._stream is None:
+        """Write one line; a log that cannot be written, or that nobody reads, ends and delays nothing."""
+        if not self._out.is_open:
             return
         time = self._now().isoformat(timespec="milliseconds").replace("+00:00", "Z")
         line = {"time": time, "level": level, "event": event, **{name: _clean(value) for name, value in fields.items()}}
         text = json.dumps(line, ensure_ascii=False) if self._form == "json" else _as_text(line)
         with self._lock:
-            try:
-                self._stream.write(text + "\n")
-                self._stream.flush()
-            except (OSError, ValueError):  # full, or closed at the other end: the run is worth more than its log
-                self._stream = None
+            self._out.write(text + "\n")
 
 
 def _clean(value: Any) -> Any:  # noqa: ANN401 - as above
