@@ -340,7 +340,8 @@ def until(holds):
 class Site:
     """Several rigs on one loop."""
 
-    def __init__(self, count, model, **settings):
+    def __init__(self, count, model, operation=None, **settings):
+        self.operation = operation
         self.rigs = [
             CameraRig(
                 f"rig {number}",
@@ -358,7 +359,7 @@ class Site:
 
     def _run(self, model):
         try:
-            self.result.append(run_cameras(model, INPUTS, self.rigs, stop=self.stop))
+            self.result.append(run_cameras(model, INPUTS, self.rigs, stop=self.stop, operation=self.operation))
         except DataError as error:
             self.errors.append(error)
 
@@ -418,6 +419,31 @@ def test_a_rig_that_fails_leaves_the_others_running():
     reports = site.end()
     assert reports["rig 0"].ended_by == "failure" and reports["rig 0"].warnings() == ["RGB is 16 bits"]
     assert reports["rig 1"].ended_by == "stop" and reports["rig 1"].counts["pairs"] >= 1
+
+
+def test_a_rig_that_fails_is_told_at_once_and_its_slow_close_holds_up_nobody():
+    release, people, log = threading.Event(), io.StringIO(), io.StringIO()
+
+    class Hanging(CollectingSink):
+        def close(self, *, failed=False):
+            release.wait(S)
+
+    site = Site(2, Echo(), Operation(StatusLine(people), Log(log)), deadline_s=S)
+    broken, good = site.rigs
+    broken.sinks.append(Outbox("mqtt", Hanging()))
+    broken.sources["rgb"].given.put(DataError("RGB is 16 bits"))
+    until(lambda: "failed" in log.getvalue())
+    begun = time.monotonic()
+    for index in range(3):
+        good.sources["rgb"].send()
+        good.sources["thermal"].send()
+        assert good.state.wait(index - 1, S) is not None
+    assert time.monotonic() - begun < S / 2
+    release.set()
+    site.end()
+    assert "rgbt: rig 0 failed: RGB is 16 bits; the other rigs go on\n" in people.getvalue()
+    told = next(line for line in map(json.loads, log.getvalue().splitlines()) if line["event"] == "failed")
+    assert (told["level"], told["rig"], told["error"]) == ("error", "rig 0", "RGB is 16 bits")
 
 
 def test_a_rig_that_is_silent_holds_up_nobody():

@@ -13,6 +13,7 @@ from data.prepare import InputSpec
 from data.rig import Rig
 from data.thermal import ThermalSpec
 from pipelines.live.cameras import CameraRig, run_cameras
+from pipelines.live.keeper import Keeper
 from pipelines.live.log import Log
 from pipelines.live.operation import Operation
 from pipelines.live.reconnect import LiveRules, LiveSource, LostError
@@ -172,3 +173,34 @@ def test_recordings_have_the_same_log():
     said = [json.loads(line) for line in log.getvalue().splitlines()]
     assert said[0]["event"] == "started" and said[-1] == {**said[-1], "event": "stopped", "by": "end"}
     assert next(line for line in said if line["event"] == "summary")["answers"] == 3
+
+
+def test_a_rig_that_has_ended_is_closed_and_frozen_while_the_other_goes_on():
+    site = Site([], ["rgb", "thermal"])
+    until(lambda: len(site.events("given up")) == 2)
+    gate, yard = site.rigs
+    until(lambda: gate.sinks[0].closed)  # long before the last rig ends
+    said = gate.state.snapshot()
+    assert [of.state for of in said["sources"].values()] == ["ended", "ended"] and not said["ready"]
+    before = said["counts"], {sensor: of.age_s for sensor, of in said["sources"].items()}
+    answers = yard.state.snapshot()["answers"]
+    until(lambda: yard.state.snapshot()["answers"] > answers + 5)
+    said = gate.state.snapshot()
+    assert (said["counts"], {sensor: of.age_s for sensor, of in said["sources"].items()}) == before
+    reports = site.end()
+    assert reports["gate"].ended_by == "gave up" and not yard.sinks[0].failed
+
+
+@pytest.mark.parametrize(("there", "by"), [([[], []], "gave-up"), ([["rgb", "thermal"], []], "stop")])
+def test_the_log_s_last_line_says_by_what_the_run_ended(there, by):
+    site = Site(*there)
+    until(lambda: len(site.events("given up")) >= 2)
+    site.end(by_itself=by != "stop")
+    assert site.events("stopped")[-1]["by"] == by
+
+
+def test_a_camera_that_only_fell_silent_says_so_when_it_is_given_up():
+    keeper = Keeper(LiveSource("rgb", away, LiveRules(give_up_after_s=0.0)), lambda frame: None, lambda error: None)
+    keeper._seen_s -= 1
+    assert keeper._gives_up() and keeper.has_given_up
+    assert keeper.last_error == "rgb: no frame; given up after 0 s"

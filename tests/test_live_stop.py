@@ -1,16 +1,19 @@
 """A signal before the first frame: while the model is being loaded."""
 
+import argparse
 import json
 import signal
 import subprocess
 import sys
 import textwrap
 import threading
+from dataclasses import replace
 
 import pytest
 
 from pipelines.live import service
 from pipelines.live.report import never_begun
+from pipelines.live.site import RigOptions, Site
 
 S = 60.0
 
@@ -65,3 +68,42 @@ def test_what_cannot_be_loaded_is_raised_where_it_was_asked_for(monkeypatch):
 
 def test_people_are_told_that_nothing_was_begun():
     assert never_begun().lines(None) == ["stopped before the first frame"]
+
+
+def test_rigs_that_were_opened_are_closed_all_at_once(monkeypatch):
+    closing = threading.Barrier(3)
+
+    class Opened:
+        def close(self):
+            closing.wait(S)
+
+    monkeypatch.setattr(service, "_RELEASED_WITHIN_S", S)
+    service._Loaded([Opened() for _ in range(3)]).close()  # one after another they would wait for ever
+    assert not closing.broken
+
+
+def test_what_hangs_while_it_is_closed_is_left_behind(monkeypatch):
+    held = threading.Event()
+
+    class Opened:
+        def close(self):
+            held.wait(S)
+
+    monkeypatch.setattr(service, "_RELEASED_WITHIN_S", 0.01)
+    service._Loaded([Opened()]).close()
+    assert not held.is_set()
+    held.set()
+
+
+def test_a_rig_that_failed_among_others_is_an_error_and_each_line_has_its_name(capsys):
+    report = never_begun()
+    reports = {"gate": replace(report, failure="no camera", ended_by="failure"), "yard": report}
+    assert service._exit_code(reports) == 1
+    assert service._exit_code({"yard": replace(report, given_up=("rgb",))}) == 3
+    assert service._exit_code({"yard": report}) == 0
+    args = argparse.Namespace(engine="onnxruntime", json=False, config="site.yaml")
+    site = Site(bundle=None, rigs=dict.fromkeys(reports, RigOptions(rgb="usb:0", jsonl="out.jsonl")))
+    service._tell(args, site, reports, "cpu")
+    told = capsys.readouterr()
+    assert [line.split()[0] for line in told.out.splitlines()] == ["gate:", "gate:", "yard:", "yard:"]
+    assert told.err == "rgbt: warning: gate: no camera\n"

@@ -39,7 +39,7 @@ it is alive, and so does /healthz of the page.
 
 exit codes:
   0    the sources ended, the limit was reached or a signal came
-  1    an error, told in one line
+  1    an error, told in one line; of many rigs: one has failed, though the others went on
   2    wrong usage, told in one line
   3    a camera was given up (--give-up-after), however the run ended then: once nothing is left to answer at once
   130  a second Ctrl-C; 143 a second SIGTERM"""

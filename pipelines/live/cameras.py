@@ -2,8 +2,8 @@
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from time import monotonic_ns, perf_counter
+from dataclasses import dataclass, field, replace
+from time import monotonic, monotonic_ns, perf_counter
 
 from data.errors import DataError
 from data.frame import Frame
@@ -14,7 +14,7 @@ from pipelines.live.camera_pairing import LivePairer
 from pipelines.live.capture import Capture, stop_all
 from pipelines.live.feed import Feed
 from pipelines.live.operation import Operation
-from pipelines.live.outbox import close_sinks, statuses
+from pipelines.live.outbox import Outbox, close_sinks, statuses
 from pipelines.live.pairing import Sensor
 from pipelines.live.report import DEFAULTS, LiveReport, LiveSettings, budget_ns, pairing_rules
 from pipelines.live.sinks import Sink
@@ -26,6 +26,8 @@ _LOOK_S = 0.1
 """Longest sleep: then the stop is looked at, and the watchdog is told."""
 _PERIOD_NS = 33_000_000
 _LATEST_DEPTH, _DEEPEST = 2, 16
+_GRACE_S = 0.5
+"""Beyond the time that captures and then outboxes have to end, for threads on a busy machine."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ def run_cameras(
     """Answer the newest pair of every rig until all sources have ended, a limit is reached or ``stop`` is set.
 
     Pairs of several rigs that are ready at one moment share a batch; nobody waits for a rig that has none. A rig that
-    fails among others is left behind, and its report says why.
+    fails among others is left behind, which is told at once and in its report. A rig that has ended is closed, on a
+    thread, while the others go on.
 
     Args:
         model: Answers batches.
@@ -78,7 +81,7 @@ def run_cameras(
     ended_by = "failure"
     try:
         _turn(model, stations, stop, wake, operation, batch)
-        ended_by = "stop" if stop.is_set() else "end"
+        ended_by = "stop" if stop.is_set() else _ended_by(stations)
     finally:
         operation.stopping(states)
         _shut(stations, is_failing=ended_by == "failure")
@@ -107,7 +110,7 @@ def _turn(
             except DataError as error:
                 if len(running) == 1:
                     raise
-                station.fail(error)
+                station.fail(error, operation)
             else:
                 jobs += [(station.answerer, job)] if job is not None else []
         if jobs:
@@ -130,6 +133,9 @@ class _Station:
         self._hanging: tuple[str, ...] = ()
         self._statuses: dict[Sensor, SourceStatus] = {}
         self._given_up: list[Sensor] = []
+        self._counts: dict[str, int] = {}
+        self._errors: list[DataError] = []
+        self._closing: threading.Thread | None = None
         self._seconds, self._answers = 0.0, 0
         self._first_at: float | None = None
         self._asked_at = perf_counter()
@@ -147,10 +153,7 @@ class _Station:
         self.answerer = Answerer(
             inputs, rig.rig, rig.sinks, settings.score, state=self.state, counts=self._feed.counts, is_live=True
         )
-        self.state.watch(
-            lambda: {sensor: capture.status() for sensor, capture in self.captures.items()},
-            lambda: statuses(rig.sinks),
-        )
+        self.state.watch(self._source_statuses, lambda: statuses(rig.sinks))
 
     def next(self) -> Job | None:
         """Return the pair that is to be answered now, made ready."""
@@ -169,14 +172,17 @@ class _Station:
 
     def look_for_end(self, operation: Operation) -> None:
         """Notice that the limit is reached, or that the sources have ended; tell what was counted without an answer."""
+        if self.ended_by is not None:
+            return
         self.state.counted(self._feed.counts())
         answers = self.answerer.stats.answers
         if answers > self._answers and self._first_at is not None:
             self._answers, self._seconds = answers, perf_counter() - self._first_at
-        if self.ended_by is None:
-            self._look_for_given_up(operation)
+        self._look_for_given_up(operation)
         if self.ended_by is None:
             self.ended_by = "limit" if answers == self.rig.settings.limit else "end" if self._feed.ended else None
+        if self.ended_by is not None:
+            self.begin_to_close()
 
     def _look_for_given_up(self, operation: Operation) -> None:
         """Tell once of a camera that stayed away for too long; end where the others are no use without it."""
@@ -190,22 +196,49 @@ class _Station:
                 operation.give_up(self.rig.name, sensor, why, left[0] if self.ended_by is None else None)
         self._given_up = lost
 
-    def fail(self, error: DataError) -> None:
+    def fail(self, error: DataError, operation: Operation) -> None:
         """Leave the run, so that the other rigs go on."""
         self.ended_by, self._failure = "failure", str(error)
-        self.close(is_failing=True)
+        operation.fail(self.rig.name, str(error))
+        self.begin_to_close(is_failing=True)
 
-    def close(self, *, is_failing: bool) -> list[DataError]:
-        """Stop the captures and close the sinks."""
-        self._statuses = {sensor: capture.status() for sensor, capture in self.captures.items()}
-        self._hanging = tuple(stop_all(list(self.captures.values()), self.rig.settings.deadline_s))
-        return close_sinks(self.rig.sinks, self.rig.settings.deadline_s, failed=is_failing)
+    def begin_to_close(self, *, is_failing: bool = False) -> None:
+        """Stop captures and close sinks on a thread; what was counted and how the cameras were stays as it is now."""
+        if self._closing is not None:
+            return
+        self._statuses = {sensor: _status(capture) for sensor, capture in self.captures.items()}
+        self._counts = self._feed.counts()
+        self.state.counted(self._counts)
+        self.state.end()
+        self._closing = threading.Thread(target=self._close, args=(is_failing,), name="close", daemon=True)
+        self._closing.start()
+        # Here, as a window belongs to the thread that opened it; whatever may take its time is an outbox.
+        here = [sink for sink in self.rig.sinks if not isinstance(sink, Outbox)]
+        self._errors += close_sinks(here, 0.0, failed=is_failing)
+
+    def wait_until_closed(self, ends_at: float) -> list[DataError]:
+        """Wait for it until that moment of the monotonic clock; return what went wrong."""
+        assert self._closing is not None
+        self._closing.join(max(0.0, ends_at - monotonic()))
+        return self._errors
+
+    def _close(self, is_failing: bool) -> None:
+        deadline_s = self.rig.settings.deadline_s
+        self._hanging = tuple(stop_all(list(self.captures.values()), deadline_s))
+        outboxes = [sink for sink in self.rig.sinks if isinstance(sink, Outbox)]
+        self._errors += close_sinks(outboxes, deadline_s, failed=is_failing)
+
+    def _source_statuses(self) -> dict[str, SourceStatus]:
+        """How the cameras are; of a rig that has ended none is open."""
+        if self._closing is None:
+            return {sensor: _status(capture) for sensor, capture in self.captures.items()}
+        return {sensor: replace(status, state="ended") for sensor, status in self._statuses.items()}
 
     def report(self, was_stopped: bool) -> LiveReport:
         """What this rig did."""
         return LiveReport(
             self._seconds,
-            self._feed.counts(),
+            self._counts,
             self.answerer.stats,
             self.ended_by or ("stop" if was_stopped else "end"),
             self._hanging,
@@ -225,6 +258,12 @@ class _Station:
             self.answerer.preparer(None, image, where, rgb_size=size)
 
 
+def _status(capture: Capture) -> SourceStatus:
+    """How a camera is; one that is given up has ended, though its threads may be about to."""
+    status = capture.status()
+    return replace(status, state="ended") if capture.gave_up else status
+
+
 def _capture(source: Source, rig: CameraRig, wake: threading.Event) -> Capture:
     """Keep as many of the newest frames as the rig's offset makes one camera wait for the other."""
     if rig.settings.every_frame:
@@ -234,17 +273,18 @@ def _capture(source: Source, rig: CameraRig, wake: threading.Event) -> Capture:
     return Capture(source, min(_DEEPEST, _LATEST_DEPTH + late), wake)
 
 
+def _ended_by(stations: Sequence[_Station]) -> str:
+    """Why the loop has come to its end: because nothing is left to look at, or in order."""
+    return "gave-up" if all(station.ended_by in ("gave up", "failure") for station in stations) else "end"
+
+
 def _shut(stations: Sequence[_Station], *, is_failing: bool) -> None:
     """Close all rigs at once, within one deadline; where the run is failing, its own error is the one to tell."""
-    errors: list[DataError] = []
-    threads = [
-        threading.Thread(target=lambda s=station: errors.extend(s.close(is_failing=is_failing)), name="close")
-        for station in stations
-        if station.ended_by != "failure"
+    for station in stations:
+        station.begin_to_close(is_failing=is_failing)
+    ends_at = monotonic() + _GRACE_S + 2 * max(station.rig.settings.deadline_s for station in stations)
+    errors = [
+        error for station in stations for error in station.wait_until_closed(ends_at) if station.ended_by != "failure"
     ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
     if errors and not is_failing:
         raise errors[0]

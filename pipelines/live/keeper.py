@@ -40,7 +40,6 @@ class Keeper:
     ) -> None:
         self.frames = self.reconnects = self.stalls = 0
         self.last_error: str | None = None
-        self.has_given_up = False
         self.is_beginning = True
         """Until the first connection has ended, or could not be had."""
         self._source = source
@@ -48,7 +47,7 @@ class Keeper:
         self._put = put
         self._finish = finish
         self._changed = threading.Condition()
-        self._is_stopping = False
+        self._is_stopping = self._has_given_up = False
         self._reader: _Reader | None = None
         self._left: list[_Reader] = []
         self._backoff = Backoff()
@@ -58,6 +57,12 @@ class Keeper:
         self._seen_s = monotonic()
         """When the last frame came, or when it all began."""
         self._watcher = threading.Thread(target=self._watch, name=f"watch {source.name}", daemon=True)
+
+    @property
+    def has_given_up(self) -> bool:
+        """Whether the source was away for too long; then ``last_error`` says so already."""
+        with self._changed:
+            return self._has_given_up
 
     def start(self) -> None:
         """Begin to open the source."""
@@ -136,7 +141,7 @@ class Keeper:
     def _watch(self) -> None:
         error: BaseException | None = None
         try:
-            while not self._is_stopping and not self.has_given_up and error is None:
+            while not self._is_stopping and not self._has_given_up and error is None:
                 if self._may_open():
                     reader = self._reader = _Reader(self, self._source)
                     reader.start()
@@ -164,7 +169,7 @@ class Keeper:
             self._reader = None
             self._is_frozen = self._is_frozen and reader.is_open
             if not reader.is_done:
-                if self._is_stopping or self.has_given_up:
+                if self._is_stopping or self._has_given_up:
                     self._left.append(reader)  # stop() waits for it
                 return None
             return self._note(reader.error)
@@ -197,12 +202,12 @@ class Keeper:
 
     def _gives_up(self) -> bool:
         limit = self._rules.give_up_after_s
-        if self.has_given_up or limit is None:
-            return self.has_given_up
+        if self._has_given_up or limit is None:
+            return self._has_given_up
         if not self._is_busy() and monotonic() - self._seen_s > limit:
-            self.has_given_up = True
-            self.last_error = f"{self.last_error or self._source.name}; given up after {limit:g} s"
-        return self.has_given_up
+            self.last_error = f"{self.last_error or f'{self._source.name}: no frame'}; given up after {limit:g} s"
+            self._has_given_up = True
+        return self._has_given_up
 
     def _is_busy(self) -> bool:
         return self._reader is not None and self._reader.is_handing_on

@@ -52,7 +52,7 @@ class Operation:
         self._clock = clock
         self._looked_at = self._summed_at = -1e9
         self._has_names = False
-        self._seen: dict[tuple[str, str], str] = {}
+        self._seen: dict[tuple[str, str], tuple[str, str | None]] = {}
         self._sinks: dict[tuple[str, str], _Sink] = {}
 
     def begin(self, states: Sequence[LiveState]) -> None:
@@ -89,6 +89,11 @@ class Operation:
         if left is not None or self._has_names:  # else the run ends, and its report says why
             self._tell(rig, f"{sensor}: {why}; " + (f"the run goes on with {left}" if left else "the rig has ended"))
 
+    def fail(self, rig: str, why: str) -> None:
+        """Say that a rig has ended by an error, and that the others go on."""
+        self.log.say("failed", "error", rig=rig, error=why)
+        self._tell(rig, f"failed: {why}; the other rigs go on")
+
     def refuse(self, rig: str, sensor: str, why: str) -> None:
         """Say why a camera's frames are not taken."""
         self.log.say("refused", "error", rig=rig, sensor=sensor, error=why)
@@ -105,15 +110,16 @@ class Operation:
         """Say how it ended."""
         for state in states:
             self._sum_up(state.snapshot())
-        self.log.say("stopped", "error" if why == "failure" else "info", by=why)
+        self.log.say("stopped", "error" if why in ("failure", "gave-up") else "info", by=why)
         self._notifier.close()
 
     def _tell_sources(self, said: dict[str, Any]) -> None:
         for sensor, status in said["sources"].items():
             assert isinstance(status, SourceStatus)
-            if self._seen.get((said["name"], sensor)) == status.state:
+            seen = (status.state, status.last_error)
+            if self._seen.get((said["name"], sensor)) == seen:
                 continue
-            self._seen[said["name"], sensor] = status.state
+            self._seen[said["name"], sensor] = seen
             if status.state in _TROUBLE and status.last_error:
                 self._tell(said["name"], f"{sensor} {status.state}: {status.last_error}")
             self.log.say(

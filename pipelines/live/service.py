@@ -7,9 +7,11 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field, replace
+from functools import partial
+from time import monotonic
 from typing import Any
 
 import cv2
@@ -30,7 +32,9 @@ from pipelines.live.run import run_live
 from pipelines.live.site import Site
 from pipelines.live.status import StatusLine
 
-GAVE_UP = 3
+FAILED, GAVE_UP = 1, 3
+_RELEASED_WITHIN_S = 1.2
+"""That rigs which were opened have to close, all at once; what hangs is left behind."""
 _LOADED_WITHIN_S = 3.0
 """That a signal waits for what is being loaded; it is left behind where that takes longer."""
 
@@ -64,6 +68,13 @@ def serve(args: argparse.Namespace, stop: threading.Event) -> int:
             loaded.page.stop(1.0)
     _tell(args, site, reports, loaded.session.provider)
     loaded.session.close()
+    return _exit_code(reports)
+
+
+def _exit_code(reports: Mapping[str, LiveReport]) -> int:
+    """A rig that failed among others counts as an error, however well these went."""
+    if any(report.failure is not None for report in reports.values()):
+        return FAILED
     return GAVE_UP if any(report.given_up for report in reports.values()) else 0
 
 
@@ -118,10 +129,15 @@ class _Loaded:
 
     def close(self) -> None:
         """Release what a run that does not begin would have closed."""
-        for one in self.opened:
-            one.close()
+        closes = [one.close for one in self.opened]
         if self.page is not None:
-            self.page.stop(1.0)
+            closes.append(partial(self.page.stop, 1.0))
+        threads = [threading.Thread(target=close, name="release", daemon=True) for close in closes]
+        for thread in threads:
+            thread.start()
+        ends_at = monotonic() + _RELEASED_WITHIN_S
+        for thread in threads:
+            thread.join(max(0.0, ends_at - monotonic()))
         if self.session is not None:
             self.session.close()
 
@@ -194,10 +210,8 @@ def _tell(args: argparse.Namespace, site: Site, reports: dict[str, LiveReport], 
         told[name] = {**report.as_dict(), "engine": args.engine, "provider": provider, **written}
         if not args.json:
             of = f"{name}: " if len(reports) > 1 else ""
-            print(of + "\n".join(report.lines(provider)))
-            for path in written.values():
-                if path is not None:
-                    print(f"wrote {path}")
+            lines = report.lines(provider) + [f"wrote {path}" for path in written.values() if path is not None]
+            print("\n".join(of + line for line in lines))
             for line in report.warnings():
                 print(f"rgbt: warning: {of}{line}", file=sys.stderr)
     if args.json:
