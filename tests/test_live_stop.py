@@ -8,6 +8,7 @@ import sys
 import textwrap
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -103,7 +104,8 @@ def test_a_rig_that_failed_among_others_is_an_error_and_each_line_has_its_name(c
     assert service._exit_code({"yard": report}) == 0
     args = argparse.Namespace(engine="onnxruntime", json=False, config="site.yaml")
     site = Site(bundle=None, rigs=dict.fromkeys(reports, RigOptions(rgb="usb:0", jsonl="out.jsonl")))
-    service._tell(args, site, reports, "cpu")
+    service._tell(args, site, reports, "cpu", {"yard": [Path("out.2.mkv")]})
     told = capsys.readouterr()
-    assert [line.split()[0] for line in told.out.splitlines()] == ["gate:", "gate:", "yard:", "yard:"]
+    assert [line.split()[0] for line in told.out.splitlines()] == ["gate:", "gate:", "yard:", "yard:", "yard:"]
+    assert told.out.endswith("yard: wrote out.2.mkv\n")
     assert told.err == "rgbt: warning: gate: no camera\n"

@@ -485,24 +485,123 @@ def test_a_label_stands_in_a_corner_of_both_panels():
         assert (view == COLOURS[1]).all(axis=2).sum() > 300
 
 
-def test_a_camera_s_video_goes_on_in_a_new_file_after_a_failure(tmp_path, monkeypatch):
-    noise = np.random.default_rng(0)
-    path = tmp_path / "out.mkv"
-    sink = VideoSink(path, lambda *_: noise.integers(0, 255, (64, 192, 3), np.uint8), 40 * MS, in_parts=True)
+class Full:
+    """A stream's double: the disk is full."""
+
+    def encode(self, picture):
+        raise OSError(28, "No space left on device")
+
+
+@pytest.fixture
+def camera_video(tmp_path, monkeypatch):
+    """Makes the sink of a camera's video on a clock of its own; files of today lie at its place where asked for."""
+    now, noise = [1000.0], np.random.default_rng(0)
+    monkeypatch.setattr(sinks_module, "monotonic", lambda: now[0])
+
+    def make(opened=None):
+        return VideoSink(
+            tmp_path / "out.mkv", lambda *_: noise.integers(0, 255, (64, 192, 3), np.uint8), 40 * MS,
+            in_parts=True, opened=opened,
+        )  # fmt: skip
+
+    return make, now
+
+
+def test_a_camera_s_video_goes_on_in_a_new_file_after_a_failure(tmp_path, camera_video):
+    make, now = camera_video
+    path, sink = tmp_path / "out.mkv", make()
     for index in range(60):
         write(sink, index)
-
-    class Full:
-        def encode(self, picture):
-            raise OSError(28, "No space left on device")
-
+    (tmp_path / "out.2.mkv").write_bytes(b"of yesterday")
     sink._stream = Full()
     with pytest.raises(DataError, match=r"out.mkv: .* \(no space left on device\); it holds 60 answers"):
         write(sink, 60)
+    now[0] += 1
     for index in range(61, 70):
         write(sink, index)
     sink._stream = Full()
-    with pytest.raises(DataError, match=r"out.2.mkv: .*; it holds 9 answers"):
+    with pytest.raises(DataError, match=r"out.3.mkv: .*; it holds 9 answers"):
         write(sink, 70)
     sink.close()
-    assert len(frames_of(path)) >= 30 and len(frames_of(tmp_path / "out.2.mkv")) == 9
+    assert len(frames_of(path)) >= 30 and len(frames_of(tmp_path / "out.3.mkv")) == 9
+    assert (tmp_path / "out.2.mkv").read_bytes() == b"of yesterday"
+
+
+def test_a_camera_s_video_never_replaces_what_was_recorded_before(tmp_path, camera_video):
+    make, _ = camera_video
+    opened = []
+    for _ in range(3):  # as a service that is started again
+        sink = make(opened.append)
+        write(sink, 0)
+        sink.close()
+    assert opened == [tmp_path / name for name in ("out.mkv", "out.2.mkv", "out.3.mkv")]
+    assert all(len(frames_of(path)) == 1 for path in opened)
+
+
+def test_a_disk_that_stays_full_is_not_littered(tmp_path, camera_video, monkeypatch):
+    make, now = camera_video
+    tried = []
+    monkeypatch.setattr(sinks_module.av, "open", lambda path, *_, **__: (tried.append(path), Full().encode(None)))
+    sink = make()
+    for index in range(3600):
+        with pytest.raises(DataError, match="no space left"):
+            write(sink, index)
+        now[0] += 1
+    assert len(tried) < 70 and set(tried) == {str(tmp_path / "out.mkv")} and list(tmp_path.iterdir()) == []
+
+
+def test_parts_have_an_end(tmp_path, camera_video, monkeypatch):
+    monkeypatch.setattr(sinks_module, "_MOST_PARTS", 2)
+    for name in ("out.mkv", "out.2.mkv"):
+        (tmp_path / name).touch()
+    with pytest.raises(DataError, match="2 parts of it lie there; move them away"):
+        write(camera_video[0](), 0)
+
+
+@pytest.mark.parametrize("make", [JsonLinesSink, CsvSink])
+def test_of_cameras_what_was_written_before_stays(tmp_path, make):
+    path = tmp_path / "out"
+    for _ in range(2):  # as a service that is started again
+        sink = make(path, CLASSES, is_live=True)
+        write(sink, 0)
+        write(sink, 1)
+        sink.close()
+    make(path, CLASSES, is_live=True).close()  # a run without an answer
+    whole = path.read_text()
+    path.write_text(whole[:-5])  # as a kill of the machine may leave it
+    sink = make(path, CLASSES, is_live=True)
+    write(sink, 2)
+    sink.close()
+    lines = path.read_text().splitlines()
+    assert lines[: len(whole.splitlines())] == (whole[:-5]).splitlines()
+    if make is CsvSink:
+        assert [line.partition(",")[0] for line in lines] == ["index", "0", "1", "0", "1", "2"]
+    else:
+        assert [json.loads(lines[number])["index"] for number in (0, 1, 2, 4)] == [0, 1, 0, 2]
+
+
+def test_of_recordings_what_lies_there_is_replaced(tmp_path):
+    path = tmp_path / "out.jsonl"
+    path.write_text("of yesterday\n")
+    sink = JsonLinesSink(path, CLASSES)
+    write(sink, 0)
+    sink.close()
+    assert json.loads(path.read_text())["index"] == 0
+
+
+def test_a_full_disk_leaves_what_was_written_before(tmp_path, monkeypatch):
+    class Half(lines_module.FileIO):
+        def write(self, content):
+            if len(content) < 20:
+                raise OSError(28, "No space left on device")
+            return super().write(content[:10])
+
+    path = tmp_path / "out.jsonl"
+    path.write_text('{"index": 7}\n{"ind')
+    before = path.read_text()
+    monkeypatch.setattr(lines_module, "FileIO", Half)
+    sink = JsonLinesSink(path, CLASSES, is_live=True)
+    with pytest.raises(DataError, match="it holds no answer of this run"):
+        write(sink, 0)
+    sink.close()
+    assert path.read_text() == before

@@ -33,6 +33,9 @@ Of recordings every pair is answered, in order. Of cameras the newest pair is; w
 other camera goes on alone meanwhile, or for good once it is given up. A sink that stalls or fails holds up nothing: it
 is told once, with its reason, and its losses are counted. An option that would have no effect is refused.
 
+Recordings replace the files that lie at --jsonl, --csv and --save. Cameras never do: a service that is started again
+goes on at the end of the first two (half a line that a kill left is ended first), and in OUT.2.mkv, OUT.3.mkv …
+
 Ctrl-C and SIGTERM end the run after the pair in hand, within 5 s, and at any time before the first one; what was
 written is complete. A second one ends it at once. Under systemd (Type=notify, WatchdogSec=) the loop itself says that
 it is alive, and so does /healthz of the page.

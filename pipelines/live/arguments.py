@@ -80,13 +80,28 @@ def _declare_pairing(parser: argparse.ArgumentParser) -> None:
 
 def _declare_sinks(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("where answers go")
-    group.add_argument("--save", type=Path, metavar="OUT.MKV", help="annotated video, both sensors side by side")
-    group.add_argument("--jsonl", type=Path, metavar="OUT.JSONL", help="one line of JSON for each answer")
+    group.add_argument(
+        "--save",
+        type=Path,
+        metavar="OUT.MKV",
+        help="annotated video, both sensors side by side; of cameras OUT.2.MKV and so on where it is there",
+    )
+    group.add_argument(
+        "--jsonl",
+        type=Path,
+        metavar="OUT.JSONL",
+        help="one line of JSON for each answer; of cameras at the end of what is there",
+    )
     group.add_argument(
         "--rle", action="store_true",
         help="segment: put the masks into the JSON of --jsonl, --mqtt and --webhook, as COCO run lengths",
     )  # fmt: skip
-    group.add_argument("--csv", type=Path, metavar="OUT.CSV", help="a table: a row for each object, class or label")
+    group.add_argument(
+        "--csv",
+        type=Path,
+        metavar="OUT.CSV",
+        help="a table: a row for each object, class or label; of cameras as --jsonl",
+    )
     group.add_argument("--show", action="store_true", help="a window; q or Esc ends the run")
     group.add_argument(
         "--mqtt", metavar="URL",

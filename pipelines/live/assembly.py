@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 from data.errors import DataError
@@ -70,6 +71,8 @@ class Assembled:
 
     camera_rig: CameraRig
     is_live: bool
+    videos: list[Path] = field(default_factory=list)
+    """Files of --save that hold an answer."""
 
     def close(self) -> None:
         """Release what a run that does not begin would have closed."""
@@ -97,13 +100,13 @@ def assemble(name: str, options: RigOptions, setting: Setting) -> Assembled:
     is_live = any(isinstance(source, LiveSource) for source in sources.values())
     state = LiveState(name)
     sinks: list[Sink] = []
-    made = CameraRig(name, sources, rig, sinks, _settings(options, setting), state)
+    made = Assembled(CameraRig(name, sources, rig, sinks, _settings(options, setting), state), is_live)
     try:
-        sinks.extend(_open_sinks(name, options, setting, sources, is_live))
+        sinks.extend(_open_sinks(options, setting, sources, is_live, made.videos.append))
     except BaseException:
-        Assembled(made, is_live).close()
+        made.close()
         raise
-    return Assembled(made, is_live)
+    return made
 
 
 def _settings(options: RigOptions, setting: Setting) -> LiveSettings:
@@ -117,19 +120,19 @@ def _settings(options: RigOptions, setting: Setting) -> LiveSettings:
 
 
 def _open_sinks(
-    name: str,
     options: RigOptions,
     setting: Setting,
     sources: Mapping[Sensor, Source],
     is_live: bool,
+    opened: Callable[[Path], None],
 ) -> Iterator[Sink]:
     """Open each sink that was asked for; a file of a recording needs no thread of its own, and loses nothing."""
     classes, rle = setting.bundle.info.classes, options.rle
     period_ns = (sources.get("rgb") or sources["thermal"]).period_ns
     arguments: dict[str, tuple[Any, Callable[[Any], Sink]]] = {
         "jsonl": (options.jsonl, lambda place: SINKS["jsonl"](place, classes, rle, is_live=is_live)),
-        "csv": (options.csv, lambda place: SINKS["csv"](place, classes)),
-        "video": (options.save, lambda p: SINKS["video"](p, compose(), period_ns, in_parts=is_live)),
+        "csv": (options.csv, lambda place: SINKS["csv"](place, classes, is_live=is_live)),
+        "video": (options.save, lambda p: SINKS["video"](p, compose(), period_ns, in_parts=is_live, opened=opened)),
         "mqtt": (options.mqtt, lambda address: SINKS["mqtt"](address, classes, rle, is_live=is_live)),
         "webhook": (options.webhook, lambda address: SINKS["webhook"](address, classes, rle, is_live=is_live)),
         "stream": (options.stream, lambda address: SINKS["stream"](address, compose(), period_ns)),

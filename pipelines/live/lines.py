@@ -24,20 +24,28 @@ class LineFile:
     """A text file that grows by whole pieces, each flushed, so that a kill loses no answer.
 
     A file that lies there is replaced at the first piece, or at the end of a run in order without one.
+
+    Args:
+        path: The file.
+        continues: Of cameras: what lies there stays, and grows; half a line that a kill left is ended first.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, continues: bool = False) -> None:
         self._path = path
+        self._mode = "a" if continues else "w"
+        self._of_whom = " of this run" if continues else ""
         self._file: FileIO | None = None
         self._whole = self._answers = 0
+        self._is_half = False
         check_place(path)
 
-    def append(self, text: str) -> None:
-        """Append the text of one answer, or nothing of it."""
-        rest = memoryview(text.encode())
-        length = len(rest)
-        with told(self._path, self._answers):
-            self._file = self._file or FileIO(self._path, "w")
+    def append(self, text: str, header: str = "") -> None:
+        """Append the text of one answer, or nothing of it; ``header`` goes before it where the file is empty."""
+        with told(self._path, self._answers, self._of_whom):
+            self._file = self._file or self._open()
+            before = "\n" if self._is_half else header if not self._whole else ""
+            rest = memoryview((before + text).encode())
+            length = len(rest)
             try:
                 while rest:
                     rest = rest[self._file.write(rest) :]
@@ -48,14 +56,24 @@ class LineFile:
                 raise
         self._whole += length
         self._answers += 1
+        self._is_half = False
 
     def close(self, *, failed: bool) -> None:
         """Close the file; a run in order without an answer leaves an empty one."""
-        with told(self._path, self._answers):
+        with told(self._path, self._answers, self._of_whom):
             if self._file is None and not failed:
-                self._file = FileIO(self._path, "w")
+                self._file = self._open()
             if self._file is not None:
                 self._file.close()
+
+    def _open(self) -> FileIO:
+        file = FileIO(self._path, self._mode)
+        if self._mode == "a" and self._path.is_file():
+            self._whole = self._path.stat().st_size
+            with self._path.open("rb") as lying:
+                lying.seek(max(0, self._whole - 1))
+                self._is_half = lying.read(1) not in (b"", b"\n")
+        return file
 
 
 class JsonLinesSink:
@@ -68,11 +86,11 @@ class JsonLinesSink:
     - segment: classes, name → {share of the pixels, mean confidence}; with ``rle`` masks too, name → {size, counts};
     - classify: class, probability, and probabilities, name → probability.
 
-    Of cameras also ``utc``, the time of day of time_ns.
+    Of cameras also ``utc``, the time of day of time_ns, and a file that lies there is continued.
     """
 
     def __init__(self, path: Path, classes: tuple[str, ...], rle: bool = False, *, is_live: bool = False) -> None:
-        self._lines = LineFile(path)
+        self._lines = LineFile(path, continues=is_live)
         self._as_line = LineWriter(classes, rle, is_live=is_live)
 
     def write(self, pair: Pair, prepared: Prepared, answer: Answer) -> None:
@@ -90,22 +108,21 @@ class CsvSink:
     - detect: a row for each object: class, score, x1, y1, x2, y2; a pair without any has none;
     - segment: a row for each class that is there: class, share, confidence;
     - classify: one row: class, probability, and a column for the probability of each class.
+
+    Of cameras a file that lies there is continued, without a second header.
     """
 
-    def __init__(self, path: Path, classes: tuple[str, ...]) -> None:
-        self._lines = LineFile(path)
+    def __init__(self, path: Path, classes: tuple[str, ...], *, is_live: bool = False) -> None:
+        self._lines = LineFile(path, continues=is_live)
         self._classes = classes
-        self._has_header = False
 
     def write(self, pair: Pair, prepared: Prepared, answer: Answer) -> None:
         """Append the rows of one answer."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        if not self._has_header:
-            writer.writerow(["index", "time_ns", *answer.columns(self._classes)])
+        header, rows = io.StringIO(), io.StringIO()
+        csv.writer(header, lineterminator="\n").writerow(["index", "time_ns", *answer.columns(self._classes)])
+        writer = csv.writer(rows, lineterminator="\n")
         writer.writerows([answer.index, pair.time_ns, *row] for row in answer.rows(self._classes))
-        self._lines.append(text.getvalue())
-        self._has_header = True
+        self._lines.append(rows.getvalue(), header.getvalue())
 
     def close(self, *, failed: bool = False) -> None:
         """Finish the file."""

@@ -7,10 +7,11 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -66,7 +67,7 @@ def serve(args: argparse.Namespace, stop: threading.Event) -> int:
     finally:
         if loaded.page is not None:
             loaded.page.stop(1.0)
-    _tell(args, site, reports, loaded.session.provider)
+    _tell(args, site, reports, loaded.session.provider, {one.camera_rig.name: one.videos for one in loaded.opened})
     loaded.session.close()
     return _exit_code(reports)
 
@@ -171,7 +172,7 @@ def until_stopped(load: Callable[[], None], stop: threading.Event) -> bool:
 def _end_early(args: argparse.Namespace, site: Site, loaded: _Loaded, is_whole: bool) -> int:
     """A signal came before the first frame: nothing was written, and nothing is."""
     loaded.close()
-    _tell(args, site, dict.fromkeys(site.rigs, never_begun()), None)
+    _tell(args, site, dict.fromkeys(site.rigs, never_begun()), None, {})
     if not is_whole:  # a thread runs an engine's code, which cannot be ended otherwise
         sys.stdout.flush()
         sys.stderr.flush()
@@ -192,25 +193,29 @@ def _answer(loaded: _Loaded, session: Session, setting: Setting, with_line: bool
     return {rig.name: report}
 
 
-def _tell(args: argparse.Namespace, site: Site, reports: dict[str, LiveReport], provider: str | None) -> None:
+def _tell(
+    args: argparse.Namespace,
+    site: Site,
+    reports: Mapping[str, LiveReport],
+    provider: str | None,
+    videos: Mapping[str, Sequence[Path]],
+) -> None:
     told: dict[str, Any] = {}
     for name, report in reports.items():
         options = site.rigs[name]
-        files = {
-            "jsonl": options.jsonl,
-            "csv": options.csv,
-            "video": options.save if report.stats.answers else None,  # no answer, no picture
-        }
         nothing = {kind for kind, sink in report.sinks.items() if sink["errors"] and not sink["delivered"]}
         has_begun = provider is not None
         written = {
             kind: str(path) if path is not None and has_begun and kind not in nothing else None
-            for kind, path in files.items()
+            for kind, path in (("jsonl", options.jsonl), ("csv", options.csv))
         }
+        parts = [str(path) for path in videos.get(name, ())]
+        written["video"] = parts[0] if parts else None  # no answer, no picture
         told[name] = {**report.as_dict(), "engine": args.engine, "provider": provider, **written}
         if not args.json:
             of = f"{name}: " if len(reports) > 1 else ""
-            lines = report.lines(provider) + [f"wrote {path}" for path in written.values() if path is not None]
+            lines = report.lines(provider)
+            lines += [f"wrote {path}" for path in [written["jsonl"], written["csv"], *parts] if path is not None]
             print("\n".join(of + line for line in lines))
             for line in report.warnings():
                 print(f"rgbt: warning: {of}{line}", file=sys.stderr)

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, suppress
 from fractions import Fraction
 from importlib import import_module
 from pathlib import Path
+from time import monotonic
 from typing import Any, Protocol
 
 import av
@@ -19,9 +20,13 @@ from data.prepare import Prepared
 from pipelines.live.answer import Answer
 from pipelines.live.draw import Composer
 from pipelines.live.lines import CsvSink, JsonLinesSink, check_place, told
+from pipelines.live.usage import UsageError
 from pipelines.live.windows import window_system
 
 _KEY_FRAME_EVERY = 30
+_MOST_PARTS = 1000
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
+"""Between the failure of a part and the beginning of the next one."""
 
 
 class Sink(Protocol):
@@ -47,14 +52,25 @@ class VideoSink:
         path: The file.
         composer: Draws the pictures.
         period_ns: Time between two of them, where it is known.
-        in_parts: Of cameras: after a failure go on in a new file, OUT.2.mkv, as one without a hole is not to be had.
+        in_parts: Of cameras: nothing that lies there is replaced: a new run, and what comes after a failure, goes to
+            the next free name, OUT.2.mkv and so on.
+        opened: Told each file that holds an answer.
     """
 
-    def __init__(self, path: Path, composer: Composer, period_ns: int | None = None, *, in_parts: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        composer: Composer,
+        period_ns: int | None = None,
+        *,
+        in_parts: bool = False,
+        opened: Callable[[Path], None] | None = None,
+    ) -> None:
         if path.suffix.lower() != ".mkv":
-            raise DataError(f"{path}: the annotated video is Matroska, which survives a kill; name it {path.stem}.mkv")
+            raise UsageError(f"{path}: the annotated video is Matroska, which survives a kill; name it {path.stem}.mkv")
         self._path = self._first_path = path
-        self._parts = 1 if in_parts else None
+        self._in_parts = in_parts
+        self._opened = opened
         self._compose = composer
         self._rate = Fraction(1_000_000_000, period_ns).limit_denominator(1001) if period_ns else Fraction(30)
         self._container: av.container.OutputContainer | None = None
@@ -63,16 +79,23 @@ class VideoSink:
         self._last_pts = -1
         self._answers = 0
         """In the file that is written now."""
+        self._has_begun = False
+        """Whether the file at the path is this run's."""
+        self._begun_s = self._pause_s = 0.0
+        self._resting: tuple[float, str] | None = None
+        """Until when no new file is begun, and why."""
         check_place(path)
 
     def write(self, pair: Pair, prepared: Prepared, answer: Answer) -> None:
         """Draw and encode one answer."""
+        if self._resting is not None and monotonic() < self._resting[0]:
+            raise DataError(self._resting[1])
         picture = av.VideoFrame.from_ndarray(self._compose(pair, prepared, answer), format="rgb24")
         try:
             self._encode(picture, pair)
-        except DataError:
-            if self._parts is not None:
-                self._begin_anew(self._parts + 1)
+        except DataError as error:
+            if self._in_parts:
+                self._rest(str(error))
             raise
 
     def _encode(self, picture: av.VideoFrame, pair: Pair) -> None:
@@ -85,6 +108,8 @@ class VideoSink:
             picture.pts, picture.time_base = self._last_pts, Fraction(1, 1000)
             self._container.mux(self._stream.encode(picture))
             self._answers += 1
+            if self._answers == 1 and self._opened is not None:
+                self._opened(self._path)
 
     def close(self, *, failed: bool = False) -> None:
         """Write the frames that the encoder still holds, and finish the file."""
@@ -100,19 +125,34 @@ class VideoSink:
     def _told(self) -> AbstractContextManager[None]:
         return told(self._path, self._answers, ", the last second perhaps not")
 
-    def _begin_anew(self, part: int) -> None:
-        container, self._container, self._last_pts, self._answers = self._container, None, -1, 0
+    def _rest(self, why: str) -> None:
+        """Leave this file, and begin another after a pause that grows while files fail soon after they were begun."""
+        container, answers, has_begun = self._container, self._answers, self._has_begun
+        self._container, self._last_pts, self._answers, self._has_begun = None, -1, 0, False
         with suppress(OSError, av.error.FFmpegError):  # it has failed already
             if container is not None:
                 container.close()
-        with suppress(OSError):
-            if not self._path.stat().st_size:
+        if has_begun and not answers:
+            with suppress(OSError):  # a full disk shall not be littered with files that show nothing
                 self._path.unlink()
-                return  # nothing was written: the name is still free
-        self._parts = part
-        self._path = self._first_path.with_name(f"{self._first_path.stem}.{part}{self._first_path.suffix}")
+        now = monotonic()
+        has_lasted = has_begun and now - self._begun_s >= _LONGEST_PAUSE_S
+        self._pause_s = _FIRST_PAUSE_S if has_lasted else min(_LONGEST_PAUSE_S, max(_FIRST_PAUSE_S, 2 * self._pause_s))
+        self._resting = now + self._pause_s, why
+
+    def _next_free(self) -> Path:
+        for part in range(1, _MOST_PARTS + 1):
+            name = self._first_path.name if part == 1 else f"{self._first_path.stem}.{part}{self._first_path.suffix}"
+            path = self._first_path.with_name(name)
+            if not path.exists():
+                return path
+        raise DataError(f"{self._first_path}: {_MOST_PARTS} parts of it lie there; move them away")
 
     def _open(self, width: int, height: int) -> None:
+        if self._in_parts:
+            self._path = self._next_free()
+            self._path.touch(exist_ok=False)
+            self._has_begun, self._begun_s = True, monotonic()
         self._container = av.open(
             str(self._path), "w", format="matroska", options={"cluster_time_limit": "1000", "flush_packets": "1"}
         )
