@@ -106,6 +106,7 @@ def test_options_of_a_site_s_rig_are_named_by_file_and_field(tiny_bundle, tmp_pa
         ("save: a.mkv", "save: a.mkv", "rigs.yard.save: the file "),
         ("stream: a/live.m3u8", "stream: ./a/live.m3u8", "rigs.yard.stream: the file "),
         ("stream: 'rtsp://h/a'", "stream: 'rtsp://me:pw@h/a/'", "rigs.yard.stream: the address rtsp://***@h/a/ is"),
+        ("stream: 'rtsp://h/a'", "stream: 'rtsp://h:554/a'", "rigs.yard.stream: the address rtsp://h:554/a is"),
         (
             "mqtt: 'mqtt://b/site'",
             "mqtt: 'mqtt://me:pw@b:1883/site?qos=1'",

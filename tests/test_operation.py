@@ -8,6 +8,7 @@ import threading
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -81,7 +82,7 @@ def everything(stream):
 def test_a_full_disk_a_closed_pipe_and_a_closed_stream_end_nothing():
     read, write = os.pipe()
     os.close(read)
-    with open("/dev/full", "w") as full, open(write, "w") as nobody, open(os.devnull, "w") as closed:
+    with Path("/dev/full").open("w") as full, os.fdopen(write, "w") as nobody, Path(os.devnull).open("w") as closed:
         closed.close()
         for stream in (full, nobody, closed):
             everything(stream)
@@ -90,7 +91,7 @@ def test_a_full_disk_a_closed_pipe_and_a_closed_stream_end_nothing():
 def test_a_pipe_that_nobody_reads_delays_nothing_and_lines_stay_whole():
     read, write = os.pipe()
     os.set_blocking(write, False)
-    with open(read, "rb") as reader, open(write, "w") as stream:
+    with os.fdopen(read, "rb") as reader, os.fdopen(write, "w") as stream:
         filled = 0
         with suppress(BlockingIOError):
             while True:

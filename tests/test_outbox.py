@@ -192,3 +192,10 @@ def test_all_are_closed_within_one_deadline_and_only_plain_sinks_raise():
     assert statuses(hanging)["1"]["dropped"] == 1
     for outbox in hanging:
         outbox._sink.open.set()
+
+
+def test_errors_of_others_are_told_without_secrets():
+    outbox = Outbox("hook", Gate(ValueError("Invalid header value b'Bearer s3cret'"), is_open=True))
+    outbox.write(*item(0))
+    outbox.close(deadline_s=S)
+    assert outbox.status.last_error == "ValueError: Invalid header value b'Bearer ***'"

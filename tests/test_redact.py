@@ -3,7 +3,8 @@
 import pytest
 
 from data.errors import DataError
-from pipelines.live.redact import encode_user, fill_in, redact
+from pipelines.live.endpoint import read_endpoint
+from pipelines.live.redact import encode_user, fill_in, redact, redact_address
 from pipelines.live.stream import StreamAddress
 
 PASSWORDS = ["hunter2", "p@ss", "p/ss", "p#ss", "p@s/s#w?d", "a:b@c", "per%40cent", "£ü"]
@@ -26,10 +27,21 @@ def test_credentials_are_hidden_whatever_they_hold(password, scheme):
          "rtspsrc location=rtsp://***@cam/1 user-id=*** user-pw=*** ! x"),
         ("rtsp://cam:554/Streaming/Channels/101", "rtsp://cam:554/Streaming/Channels/101"),
         ("monkey=1 keyint=15", "monkey=1 keyint=15"),
+        ("http://cam/s?jwt=abc&password1=x&userPassword=y", "http://cam/s?jwt=***&password1=***&userPassword=***"),
+        ("Invalid header value b'Bearer s3cret\\r'", "Invalid header value b'Bearer ***'"),
     ],
 )  # fmt: skip
 def test_settings_that_are_secrets_are_hidden_and_others_are_not(text, shown):
     assert redact(text) == shown
+
+
+@pytest.mark.parametrize("password", [*PASSWORDS, "pa'ss", 'pa"ss', "pa<s>s", "pa ss", "p'a@s s"])
+def test_an_address_that_stands_alone_hides_any_password(password):
+    shown = "rtsp://***@10.0.0.5:1/rgb?token=***&fps=5"
+    assert redact_address(f"rtsp://me:{password}@10.0.0.5:1/rgb?token=a'b c&fps=5") == shown
+    assert StreamAddress.parse(f"rtsp://me:{password}@10.0.0.5:1/rgb").name == "rtsp://***@10.0.0.5:1/rgb"
+    hook = read_endpoint("http://me:a'b c@10.0.0.5:1/in?token=a'b c", "--webhook", ("http",), "http://h")
+    assert hook.name == "http://***@10.0.0.5:1/in?token=***"
 
 
 def test_secrets_come_from_the_environment_and_from_files(tmp_path, monkeypatch):

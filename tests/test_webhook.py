@@ -118,12 +118,27 @@ def test_nobody_there_is_to_be_tried_again_and_secrets_stay_secret():
 
 
 def test_secrets_travel_in_the_header(hook, monkeypatch):
-    monkeypatch.setenv("RGBT_WEBHOOK_TOKEN", "abc")
-    for user, sent in (("", "Bearer abc"), ("me:pw@", "Basic bWU6cHc=")):
+    for user, sent, token in (("", "Bearer abc", " abc\r\n"), ("me:pw@", "Basic bWU6cHc=", "abc")):
+        monkeypatch.setenv("RGBT_WEBHOOK_TOKEN", token)
         sink = WebhookSink(f"http://{user}{hook.address}/", ("person",))
         sink.write(*item(0))
         sink.close()
         assert hook.heard.get(timeout=S)[2]["Authorization"] == sent
+
+
+@pytest.mark.parametrize("token", ["s3cret\r\nX: 1", "s3cret\x1b", "s3cretü"])
+def test_a_token_that_no_header_holds_is_refused_and_not_quoted(monkeypatch, token):
+    monkeypatch.setenv("RGBT_WEBHOOK_TOKEN", token)
+    with pytest.raises(DataError, match="RGBT_WEBHOOK_TOKEN: a token") as caught:
+        WebhookSink("http://127.0.0.1:1/", ("person",))
+    assert "s3cret" not in str(caught.value)
+
+
+def test_spaces_and_umlauts_of_an_address_are_encoded(hook):
+    sink = WebhookSink(f"http://{hook.address}/tür 1?token=a b%20'c", ("person",))
+    sink.write(*item(0))
+    sink.close()
+    assert hook.heard.get(timeout=S)[1] == "/t%C3%BCr%201?token=a%20b%20'c"
 
 
 @pytest.mark.parametrize("address", ["ftp://x/y", "https:///y", "nothing"])

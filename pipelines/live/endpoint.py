@@ -4,7 +4,10 @@ from dataclasses import dataclass
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from data.errors import DataError
-from pipelines.live.redact import fill_in, redact
+from pipelines.live.redact import fill_in, redact_address
+
+RTSP_PORTS = {"rtsp": 554, "rtsps": 322}
+"""Where servers listen unless told otherwise."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ def read_endpoint(text: str, option: str, schemes: tuple[str, ...], example: str
     Raises:
         DataError: another scheme, no host, or a port that is none.
     """
-    parts, name = urlsplit(fill_in(text)), redact(text)
+    parts, name = urlsplit(fill_in(text)), redact_address(text)
     try:
         port = parts.port
     except ValueError:

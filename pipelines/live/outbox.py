@@ -13,6 +13,7 @@ from data.errors import DataError
 from data.frame import Frame, Pair
 from data.prepare import Prepared
 from pipelines.live.answer import Answer
+from pipelines.live.redact import redact
 from pipelines.live.sinks import Sink
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 2.0
@@ -173,7 +174,8 @@ class Outbox:
             self._status = replace(self._status, delivered=self._status.delivered + count)
 
     def _fail(self, batch: Sequence[Item], error: Exception, *, again: bool) -> None:
-        text = str(error) if isinstance(error, DataError) else str(DataError(f"{type(error).__name__}: {error}"))
+        ours = error if isinstance(error, DataError) else DataError(redact(f"{type(error).__name__}: {error}"))
+        text = str(ours)
         with self._changed:
             self._pause_s = min(max(_FIRST_PAUSE_S, 2 * self._pause_s), _LONGEST_PAUSE_S)
             self._in_hand = 0

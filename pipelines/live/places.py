@@ -7,9 +7,9 @@ from urllib.parse import urlsplit
 
 from data.errors import DataError
 from pipelines.live.camera import CameraAddress
-from pipelines.live.endpoint import read_endpoint
+from pipelines.live.endpoint import RTSP_PORTS, read_endpoint
 from pipelines.live.mqtt import broker_of
-from pipelines.live.redact import redact
+from pipelines.live.redact import redact, redact_address
 from pipelines.live.site import RigOptions
 from pipelines.live.sources import kind_of
 
@@ -64,7 +64,7 @@ def _places(options: RigOptions) -> Iterator[Place]:
         elif kind == "gstreamer":
             yield Place(sensor, ("pipeline", text), "the pipeline")
         elif kind == "stream" and text.partition("://")[0].lower() in _HEARD_AT:
-            yield Place(sensor, ("port", urlsplit(text).netloc), f"the port of {redact(text)}")
+            yield Place(sensor, ("port", urlsplit(text).netloc), f"the port of {redact_address(text)}")
     if options.mqtt is not None:
         broker, topic, client = broker_of(options.mqtt)
         at = f"at {broker[0]}:{broker[1]}"
@@ -73,10 +73,11 @@ def _places(options: RigOptions) -> Iterator[Place]:
         if client:
             yield Place("mqtt", ("client", *broker, client), f"the client's name {client} {at}")
     if options.webhook is not None:
-        yield Place("webhook", ("webhook", options.webhook), f"the address {redact(options.webhook)}")
+        yield Place("webhook", ("webhook", options.webhook), f"the address {redact_address(options.webhook)}")
     if options.stream is not None and "://" in options.stream:
-        server = read_endpoint(options.stream, "--stream", ("rtsp", "rtsps"), "rtsp://SERVER/PATH")
-        key = ("stream", server.host, server.port, server.path.rstrip("/"))
+        server = read_endpoint(options.stream, "--stream", tuple(RTSP_PORTS), "rtsp://SERVER/PATH")
+        port = server.port or RTSP_PORTS[server.scheme]
+        key = ("stream", server.host, port, server.path.rstrip("/"))
         yield Place("stream", key, f"the address {server.name}")
 
 

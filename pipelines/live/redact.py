@@ -10,19 +10,33 @@ from data.errors import DataError
 HIDDEN = "***"
 _USER = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^\s'\"<>]*@", re.IGNORECASE)
 """From the scheme to the *last* @ of the word: passwords hold @, / and #, and showing too little harms nobody."""
+_SECRETS = (
+    r"(?:^|[?&;/\s_.-])(?:user(?:name|-?id)?|usr|login|[a-z]*passw(?:or)?d|pass(?:phrase|code)?|user-pw|pwd?|psw|auth|"
+    r"(?:access|api|auth|session)?[_-]?(?:token|key)|jwt|sig(?:nature)?|secret|credentials?)\d*"
+)
+"""Names of settings."""
 _SETTING = re.compile(
-    r"((?:^|[?&;/\s_.-])(?:user(?:name|-?id)?|usr|login|pass(?:w(?:or)?d|phrase|code)?|user-pw|pwd?|psw|auth|"
-    r"(?:access|api|auth|session)?[_-]?(?:token|key)|sig(?:nature)?|secret|credentials?)\s*=\s*)"
-    r"(\"[^\"]*\"|'[^']*'|[^\s&;!'\"]*)",
+    rf"({_SECRETS}\s*=\s*)(\"[^\"]*\"|'[^']*'|[^\s&;!'\"]*)",
     re.IGNORECASE,
 )
+_BEARER = re.compile(r"(\bBearer\s+)[^\s'\"]+", re.IGNORECASE)
+_ADDRESS_USER = re.compile(r"\A([a-z][a-z0-9+.-]*://).*@", re.IGNORECASE | re.DOTALL)
+_ADDRESS_SETTING = re.compile(rf"({_SECRETS}=)[^&]*", re.IGNORECASE)
+"""Values of an address that stands alone may hold quotes and spaces."""
 _PLACE = re.compile(r"\$\{([^{}]*)\}")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def redact(text: str) -> str:
     """Hide what a text (an address, a pipeline, an error that quotes one) tells of user names, passwords, tokens."""
-    return _SETTING.sub(rf"\1{HIDDEN}", _USER.sub(rf"\1{HIDDEN}@", text))
+    return _BEARER.sub(rf"\1{HIDDEN}", _SETTING.sub(rf"\1{HIDDEN}", _USER.sub(rf"\1{HIDDEN}@", text)))
+
+
+def redact_address(text: str) -> str:
+    """Hide the same in a text that is one address, whatever its passwords hold: quotes and spaces too."""
+    if "://" not in text:
+        return redact(text)
+    return _ADDRESS_SETTING.sub(rf"\1{HIDDEN}", _ADDRESS_USER.sub(rf"\1{HIDDEN}@", text))
 
 
 def fill_in(text: str) -> str:

@@ -25,7 +25,7 @@ from data.thermal import ThermalSpec
 from pipelines.live.pairing import Sensor
 from pipelines.live.pixels import MAX_PIXELS, PixelReader, limit_pixels, refuse_large
 from pipelines.live.reconnect import LiveRules, LostError
-from pipelines.live.redact import fill_in, redact
+from pipelines.live.redact import fill_in, redact, redact_address
 from pipelines.live.stamps import Stamper
 from pipelines.live.video import DECODING_THREADS
 
@@ -51,10 +51,10 @@ class StreamAddress:
     @classmethod
     def parse(cls, text: str) -> "StreamAddress":
         """Read ``URL[#transport=tcp|udp&hwaccel=NAME]`` with ``${NAME}`` in it; DataError when it says else."""
-        name, options = redact(text), {}
+        name, options = redact_address(text), {}
         address, _, fragment = text.rpartition("#")
         if address and re.fullmatch(r"[a-z]+=[^@/]*", fragment):
-            name, text = redact(address), address
+            name, text = redact_address(address), address
             options = dict(part.partition("=")[::2] for part in fragment.split("&"))
         unknown = sorted(set(options) - {"transport", "hwaccel"})
         if unknown:

@@ -21,10 +21,10 @@ from data.frame import Pair
 from data.prepare import Prepared
 from pipelines.live.answer import Answer
 from pipelines.live.draw import Composer
-from pipelines.live.endpoint import Endpoint, read_endpoint
+from pipelines.live.endpoint import RTSP_PORTS, Endpoint, read_endpoint
 from pipelines.live.lines import check_place
 from pipelines.live.outbox import RetryError
-from pipelines.live.redact import fill_in, redact
+from pipelines.live.redact import fill_in, redact, redact_address
 
 _GREETING_S = 2.0
 _PATIENCE_S = 3.0
@@ -32,7 +32,6 @@ _PATIENCE_S = 3.0
 _START_S = 15.0
 """For Python to begin, on a busy machine."""
 _FAREWELL_S = 1.0
-_PORTS = {"rtsp": 554, "rtsps": 322}
 _PIPE_BYTES = 1 << 20
 _CHILD = Path(__file__).with_name("stream_child.py")
 
@@ -50,12 +49,13 @@ class StreamSink:
     """
 
     def __init__(self, address: str, composer: Composer, period_ns: int | None = None) -> None:
-        self._is_rtsp = address.lower().startswith(tuple(f"{scheme}://" for scheme in _PORTS))
+        self._name = redact_address(address)
+        self._is_rtsp = address.lower().startswith(tuple(f"{scheme}://" for scheme in RTSP_PORTS))
         if not self._is_rtsp and not address.lower().endswith(".m3u8"):
-            raise DataError(f"--stream {redact(address)}: give rtsp://SERVER/PATH, or a file such as page/live.m3u8")
-        self._address, self._name = fill_in(address) if self._is_rtsp else address, redact(address)
+            raise DataError(f"--stream {self._name}: give rtsp://SERVER/PATH, or a file such as page/live.m3u8")
+        self._address = fill_in(address) if self._is_rtsp else address
         self._server = (
-            read_endpoint(address, "--stream", tuple(_PORTS), "rtsp://SERVER/PATH") if self._is_rtsp else None
+            read_endpoint(address, "--stream", tuple(RTSP_PORTS), "rtsp://SERVER/PATH") if self._is_rtsp else None
         )
         self._compose = composer
         self._rate = Fraction(1_000_000_000, period_ns).limit_denominator(1001) if period_ns else Fraction(30)
@@ -185,7 +185,7 @@ def _wait(descriptor: int, what: int, end_s: float) -> None:
 
 def greet(server: Endpoint) -> None:
     """Ask an RTSP server whether it answers at all; OSError when it does not."""
-    place = (server.host, server.port or _PORTS[server.scheme])
+    place = (server.host, server.port or RTSP_PORTS[server.scheme])
     host = f"[{server.host}]" if ":" in server.host else server.host
     question = f"OPTIONS {server.scheme}://{host}:{place[1]}{server.path} RTSP/1.0\r\nCSeq: 1\r\n\r\n"
     with ExitStack() as stack:

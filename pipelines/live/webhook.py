@@ -5,6 +5,7 @@ import http.client
 import os
 import ssl
 from collections.abc import Sequence
+from urllib.parse import quote
 
 from data.errors import DataError
 from data.frame import Pair
@@ -13,6 +14,7 @@ from pipelines.live.answer import Answer
 from pipelines.live.endpoint import read_endpoint
 from pipelines.live.lines import LineWriter
 from pipelines.live.outbox import Item, RetryError
+from pipelines.live.redact import redact
 
 TOKEN_VARIABLE = "RGBT_WEBHOOK_TOKEN"
 _TIMEOUT_S = 5.0
@@ -32,6 +34,9 @@ class WebhookSink:
         classes: Names of the model's classes.
         rle: Whether masks are told too.
         is_live: See LineWriter.
+
+    Raises:
+        DataError: the address is none, or the token is none that a header can hold.
     """
 
     most = 64
@@ -42,10 +47,14 @@ class WebhookSink:
         self._as_line = LineWriter(classes, rle, is_live=is_live)
         self._connection: http.client.HTTPConnection | None = None
         self._headers = {"Content-Type": "application/json", "User-Agent": "rgbt-live"}
-        token, user = os.environ.get(TOKEN_VARIABLE), self._endpoint.user
+        target = f"{self._endpoint.path or '/'}{'?' if self._endpoint.query else ''}{self._endpoint.query}"
+        self._target = quote(target, safe="!#$%&'()*+,/:;=?@[]~")  # as browsers do: spaces and umlauts alone
+        token, user = os.environ.get(TOKEN_VARIABLE, "").strip(), self._endpoint.user
         if user is not None:
             secret = base64.b64encode(f"{user}:{self._endpoint.password or ''}".encode()).decode()
             self._headers["Authorization"] = f"Basic {secret}"
+        elif not token.isascii() or not token.isprintable():
+            raise DataError(f"{TOKEN_VARIABLE}: a token is one line of printable ASCII characters")
         elif token:
             self._headers["Authorization"] = f"Bearer {token}"
 
@@ -71,12 +80,10 @@ class WebhookSink:
             status, reason = self._exchange(body)
         except (OSError, http.client.HTTPException) as error:
             self.close()
-            if not is_fresh and isinstance(
-                error, (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError)
-            ):
+            if not is_fresh and isinstance(error, _HUNG_UP):
                 return self._post(body)  # the other side had closed a connection that nobody used
             text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise RetryError(f"{name}: not delivered ({text.lower()})") from None
+            raise RetryError(f"{name}: not delivered ({redact(text).lower()})") from None
         if status in _AGAIN or status >= 500:
             raise RetryError(f"{name}: not accepted now ({status} {reason})")
         if status >= 300:
@@ -85,10 +92,7 @@ class WebhookSink:
 
     def _exchange(self, body: bytes) -> tuple[int, str]:
         connection = self._connection = self._connection or self._open()
-        target = self._endpoint.path or "/"
-        connection.request(
-            "POST", f"{target}?{self._endpoint.query}" if self._endpoint.query else target, body, self._headers
-        )
+        connection.request("POST", self._target, body, self._headers)
         with connection.getresponse() as response:
             response.read(1 << 16)
             if response.length:  # more than anybody wants to know
