@@ -102,10 +102,25 @@ def test_names_that_a_request_may_carry(bound, header, allowed):
     assert HostRule(bound, ["page.lan"]).allows(header) is allowed
 
 
+@pytest.mark.parametrize("name", ["Page.lan:8443", "page.lan.", "[fd00::1]:8443", "fd00::1", " page.lan:8443 "])
+def test_an_allowed_name_may_be_written_with_its_port(name):
+    rule = HostRule("127.0.0.1", [name])
+    assert rule.allows("[fd00::1]:80" if "fd00" in name else "page.lan") and not rule.allows("evil.example")
+
+
+def test_a_page_that_a_proxy_publishes_asks_for_a_token(served):
+    server = served(hosts=iter(["page.lan:8443"]))
+    assert server.announcement.endswith(f"/?token={server.token}")
+    with client(server, host="page.lan:8443") as browser:
+        assert browser.get("/state").status_code == 401
+        assert browser.get("/state", headers={"authorization": f"Bearer {server.token}"}).status_code == 200
+
+
 def test_others_can_reach_it_only_with_a_token():
     assert all(map(is_loopback, ("localhost", "127.0.0.1", "127.3.2.1", "::1")))
     assert not any(map(is_loopback, ("0.0.0.0", "::", "192.168.1.5", "mast.local")))
     assert agreed_token("127.0.0.1", None) is None
+    assert agreed_token("127.0.0.1", None, iter(["page.lan"])) is not None
     assert agreed_token("127.0.0.1", TOKEN) == TOKEN
     first, second = (agreed_token("0.0.0.0", None) for _ in range(2))
     assert first != second and len(first) >= 32
@@ -121,6 +136,13 @@ def test_the_cookie_outlives_a_restart_and_is_of_one_port_and_token():
     assert not Access(TOKEN, 81).admits(pair, None)
     assert not Access(TOKEN + "x", 80).admits(pair, None)
     assert not Access(TOKEN, 80).admits("rgbt_live_80=é", "Bearer é")
+
+
+@pytest.mark.parametrize("other", ['prefs={"a":1}', "_ga[1]=1", "a=b=c", "=", "nothing", 'q="x', "rgbt_live_80=old"])
+def test_cookies_of_other_pages_lock_nobody_out(other):
+    pair = Access(TOKEN, 80).cookie().partition(";")[0]
+    assert all(Access(TOKEN, 80).admits(cookies, None) for cookies in (f"{other}; {pair}", f"{pair}; {other}"))
+    assert not Access(TOKEN, 80).admits(other, None)
 
 
 def test_the_token_is_exchanged_for_a_cookie(served):
@@ -234,8 +256,8 @@ def test_metrics_are_prometheus_text_in_base_units(served, staged):
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
-    assert samples["rgbt_live_answers_total",] == 3
-    assert samples["rgbt_live_groups_total", ("sensors", "both")] == 3
+    answers = {key[1][1]: value for key, value in samples.items() if key[0] == "rgbt_live_answers_total"}
+    assert answers == {"both": 3, "rgb": 0, "thermal": 0}
     assert samples["rgbt_live_frames_dropped_total", ("sensor", "rgb")] == 3
     assert samples["rgbt_live_latency_seconds", ("quantile", "0.5")] == pytest.approx(0.021, rel=0.02)
     assert samples["rgbt_live_stage_seconds", ("quantile", "0.99"), ("stage", "infer")] == pytest.approx(
@@ -284,8 +306,8 @@ def test_many_rigs_share_one_page(staged, served):
         for path in ("/state?rig=west", "/stream?rig=west", "/events?rig=west", "/thermal?x=0&y=0&rig=west"):
             assert browser.get(path).status_code == 404
         text = browser.get("/metrics").text
-        assert 'rgbt_live_answers_total{rig="north gate"} 1.0' in text
-        assert 'rgbt_live_answers_total{rig="süd"} 0.0' in text
+        assert 'rgbt_live_answers_total{present="both",rig="north gate"} 1.0' in text
+        assert 'rgbt_live_answers_total{present="both",rig="süd"} 0.0' in text
         assert text.count("# TYPE rgbt_live_answers_total counter") == 1
         empty.give()
         assert browser.get("/readyz").status_code == 200

@@ -77,6 +77,7 @@ class LiveState:
         self._changed = threading.Condition()
         self._latest: Latest | None = None
         self._answers = 0
+        self._present = dict.fromkeys(("both", "rgb", "thermal"), 0)
         self._detections = 0
         self._answered_at: float | None = None
         self._beat_at: float | None = None
@@ -130,6 +131,7 @@ class LiveState:
         with self._changed:
             self._latest = latest
             self._answers += 1
+            self._present["thermal" if latest.pair.rgb is None else "both" if skew_ns is not None else "rgb"] += 1
             self._detections += latest.answer.count
             self._answered_at = self._beat_at = now
             self._counts = dict(counts)
@@ -151,10 +153,11 @@ class LiveState:
         """Everything but the pictures.
 
         Returns:
-            name, answers, detections, rate (answers per second over the last 5 s), counts (as LiveReport's),
-            stage_ms (stage → p50, p95, p99, max), skew_ms and latency_ms (likewise), sources (sensor →
-            SourceStatus), sinks (name → SinkStatus as a dict), started_at (Unix time), uptime_s, age_s (seconds since
-            the last answer, None before the first) and ready (an answer within 5 s, and the loop runs).
+            name, answers, present (answers by the sensors that there were: both, rgb, thermal), detections, rate
+            (answers per second over the last 5 s), counts (as LiveReport's), stage_ms (stage → p50, p95, p99, max),
+            skew_ms and latency_ms (likewise), sources (sensor → SourceStatus), sinks (name → SinkStatus as a dict),
+            started_at (Unix time), uptime_s, age_s (seconds since the last answer, None before the first) and ready
+            (an answer within 5 s, and the loop runs).
         """
         now = self._clock()
         with self._changed:
@@ -162,6 +165,7 @@ class LiveState:
             told = {
                 "name": self.name,
                 "answers": self._answers,
+                "present": dict(self._present),
                 "detections": self._detections,
                 "rate": self._rate(now if self._ended_at is None else self._ended_at),
                 "counts": dict(self._counts),

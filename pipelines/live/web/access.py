@@ -3,7 +3,7 @@
 import hashlib
 import hmac
 import secrets
-from http.cookies import CookieError, SimpleCookie
+from collections.abc import Iterable
 
 from data.errors import DataError
 from pipelines.live.web.address import is_loopback
@@ -39,27 +39,29 @@ class Access:
         scheme, _, given = (authorization or "").partition(" ")
         if scheme.lower() == "bearer" and self.takes(given.strip()):
             return True
-        jar = SimpleCookie()
-        try:
-            jar.load(cookies or "")
-        except CookieError:
-            return False
-        morsel = jar.get(self._cookie)
-        return morsel is not None and hmac.compare_digest(morsel.value.encode(), self._value.encode())
+        # Not http.cookies, which reads none where other pages of the host keep one that it does not understand.
+        pairs = (pair.partition("=") for pair in (cookies or "").split(";"))
+        values = [value.strip().encode() for name, _, value in pairs if name.strip() == self._cookie]
+        return any(hmac.compare_digest(value, self._value.encode()) for value in values)
 
     def cookie(self) -> str:
         """The Set-Cookie header for a browser that showed the token."""
         return f"{self._cookie}={self._value}; Path=/; Max-Age={_AGE_S}; HttpOnly; SameSite=Strict"
 
 
-def agreed_token(host: str, token: str | None) -> str | None:
-    """The token that a server at ``host`` asks for: the given one, or a new one where others can reach it.
+def agreed_token(host: str, token: str | None, hosts: Iterable[str] = ()) -> str | None:
+    """The token that a server asks for: the given one, or a new one where others can reach it.
+
+    Args:
+        host: What it is bound to.
+        token: None: none is given.
+        hosts: Further names of it; where there are any, something passes on to it what others ask for.
 
     Raises:
         DataError: the given one is too short.
     """
     if token is None:
-        return None if is_loopback(host) else secrets.token_urlsafe(24)
+        return None if is_loopback(host) and not list(hosts) else secrets.token_urlsafe(24)
     if len(token) < _SHORTEST or not token.isascii() or not token.isprintable():
         raise DataError(f"--token: give at least {_SHORTEST} printable ASCII characters, or leave it out for a new one")
     return token

@@ -28,12 +28,12 @@ class HostRule:
 
     Args:
         host: What the server is bound to.
-        more: Further names, as of a proxy before it.
+        more: Further names, as of a proxy before it; a port is left out.
     """
 
     def __init__(self, host: str, more: Iterable[str] = ()) -> None:
         self._takes_figures = not is_loopback(host)
-        names = {*_LOCAL_NAMES, *more}
+        names = {*_LOCAL_NAMES, *(_without_port(name.strip()) for name in more)}
         if not is_loopback(host):
             own = socket.gethostname().lower()
             names |= {host, own, own.partition(".")[0], f"{own.partition('.')[0]}.local"}
@@ -55,6 +55,8 @@ class HostRule:
 def _without_port(header: str) -> str:
     if header.startswith("["):
         return header[1:].partition("]")[0]
+    if header.count(":") > 1:  # an address of IPv6, as people write it
+        return header
     return header.partition(":")[0].rstrip(".")
 
 

@@ -58,7 +58,6 @@ class Figures:
             "columns": _COLUMNS,
             "history": list(self._history),
             "history_s": HISTORY_S,
-            "now": time.monotonic(),
         }
 
 

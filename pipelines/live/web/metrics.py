@@ -54,11 +54,11 @@ class LiveCollector(Collector):
 
     def _of_one(self, rig: str, state: Viewed) -> Iterator[Metric]:
         told = state.snapshot()
-        yield _counter("rgbt_live_answers", "Answers given", told["answers"])
+        yield _answers(told["present"])
         yield _gauge("rgbt_live_answer_rate", "Answers per second of late", told["rate"])
         yield _gauge("rgbt_live_ready", "1 where an answer came of late", float(told["ready"]))
         yield _gauge("rgbt_live_start_time_seconds", "Unix time at which the run began", told["started_at"])
-        yield from _answers_by_kind(told["counts"])
+        yield from _frames(told["counts"])
         yield _quantiles(
             "rgbt_live_latency_seconds", "From the newer frame's receipt to the answer", told["latency_ms"]
         )
@@ -86,12 +86,14 @@ def _counter(name: str, text: str, value: float) -> Metric:
     return CounterMetricFamily(name, text, value=float(value))
 
 
-def _answers_by_kind(counts: Mapping[str, int]) -> Iterator[Metric]:
-    sensors = {"pairs": "both", "rgb_alone": "rgb", "thermal_alone": "thermal"}
-    family = CounterMetricFamily("rgbt_live_groups", "What was answered: pairs, or frames alone", labels=["sensors"])
-    for name, label in sensors.items():
-        family.add_metric([label], float(counts.get(name, 0)))
-    yield family
+def _answers(present: Mapping[str, int]) -> Metric:
+    family = CounterMetricFamily("rgbt_live_answers", "Answers given, by the sensors there were", labels=["present"])
+    for name, count in present.items():
+        family.add_metric([name], float(count))
+    return family
+
+
+def _frames(counts: Mapping[str, int]) -> Iterator[Metric]:
     late = CounterMetricFamily("rgbt_live_frames_late", "Frames that came after their turn", labels=["sensor"])
     lost = CounterMetricFamily("rgbt_live_frames_dropped", "Frames that no answer was given to", labels=["sensor"])
     refused = CounterMetricFamily(

@@ -103,7 +103,7 @@ def serve(
         state: What is shown, of one rig, or of each by its name; asked from the page's threads.
         classes: Names of the model's classes.
         inputs: What the model takes; says what thermal's numbers mean.
-        host: Where to listen; anything but this machine alone asks viewers for a token.
+        host: Where to listen; anything but this machine alone asks viewers for a token, as ``hosts`` does.
         port: 0 takes a free one.
         token: What viewers must know; None: nothing on this machine alone, else a new one (``server.announcement``).
         hosts: Further names under which the page may be asked for, as of a proxy before it.
@@ -112,7 +112,8 @@ def serve(
     Raises:
         DataError: the address is taken or unknown, the token is too short, or the server does not start.
     """
-    agreed = agreed_token(host, token)
+    hosts = tuple(hosts)
+    agreed = agreed_token(host, token, hosts)
     listener = listen(host, port, stall_s)
     port = listener.getsockname()[1]
     states = state if isinstance(state, Mapping) else {"live": state}
