@@ -313,6 +313,19 @@ def test_one_answer_is_drawn_once_and_pictures_keep_their_size():
     assert compose(big, prepare(shown), later).shape == (360, 1080, 3)
 
 
+def test_frames_of_another_shape_than_the_first_are_not_stretched():
+    compose = Composer(CANVAS, CLASSES)
+    compose(pair(), prepare(pair(), CANVAS), answer())
+    tall = Pair(Frame(np.full((96, 64, 3), 200, np.uint8), 0, 1, "r"), None)
+    boxes = np.array([[0, 0, 64, 96, 0.9, 1]], np.float32)
+    picture = compose(tall, Preparer(CANVAS, Rig())(tall.rgb.image, None), BoxAnswer(1, boxes, (96, 64)))
+    assert picture.shape == (360, 1080, 3)
+    bright = np.argwhere((picture[:, :540] == 200).all(axis=2))
+    assert abs(bright[:, 1].min() - 150) <= 4 and abs(bright[:, 1].max() - 389) <= 4
+    assert not picture[:, :148].any() and not picture[:, 392:688].any()
+    assert (picture[:, 150:154] == COLOURS[1]).all(axis=2).any()
+
+
 def test_tall_frames_are_shown_at_a_height_that_a_video_can_hold():
     image = np.zeros((1024, 1281, 3), np.uint8)
     inputs = InputSpec(rgb_size=(1024, 1281), thermal_size=(32, 48), thermal=ThermalSpec(unit="counts16"))

@@ -27,6 +27,7 @@ _FONT = cv2.FONT_HERSHEY_SIMPLEX
 class Composer:
     """Draws answers; the first one sets the size of all pictures (360 to 540 high), so that they fit into one video.
 
+    Frames of another shape lie between dark bars.
     Asking twice for the same answer draws once.
     """
 
@@ -40,15 +41,16 @@ class Composer:
         """Return H×2W×3 uint8 (R, G, B), RGB left and thermal right, height and width even."""
         if self._last is None or self._last[0] is not answer:
             panel = self._panel = self._panel or panel_size(answer.size)
-            rgb = blank_panel(panel, "no RGB") if pair.rgb is None else fill_panel(pair.rgb.image, panel)
+            size = _within(panel, answer.size)
+            rgb = blank_panel(size, "no RGB") if pair.rgb is None else fill_panel(pair.rgb.image, size)
             if pair.thermal is None:
-                thermal = blank_panel(panel, "no thermal")
+                thermal = blank_panel(size, "no thermal")
             else:
                 spec = self._inputs.thermal
-                thermal = fill_panel(false_colour(seen_by_thermal(self._inputs, prepared, answer), spec.invalid), panel)
+                thermal = fill_panel(false_colour(seen_by_thermal(self._inputs, prepared, answer), spec.invalid), size)
             for view in (rgb, thermal):
                 draw_answer(view, answer, self._classes)
-            self._last = answer, np.hstack((rgb, thermal))
+            self._last = answer, np.hstack([_amid(panel, view) for view in (rgb, thermal)])
         return self._last[1]
 
 
@@ -153,6 +155,23 @@ def panel_size(size: tuple[int, int]) -> tuple[int, int]:
     """Height, width of the picture of a frame of that size: 360 to 540 high, both even."""
     scale = min(max(size[0], _SHORTEST), _TALLEST) / size[0]
     return max(2, round(size[0] * scale / 2) * 2), max(2, round(size[1] * scale / 2) * 2)
+
+
+def _within(panel: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+    """Height, width of a frame of that size (height, width) scaled onto a panel; no bars of a pixel or two."""
+    content = fit(size, panel)[1]
+    is_whole = panel[0] - content[0] <= 2 and panel[1] - content[1] <= 2
+    return panel if is_whole else (max(1, content[0]), max(1, content[1]))
+
+
+def _amid(panel: tuple[int, int], view: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A view in the middle of a panel (height, width)."""
+    if view.shape[:2] == panel:
+        return view
+    placed = np.zeros((*panel, 3), np.uint8)
+    top, left = (panel[0] - view.shape[0]) // 2, (panel[1] - view.shape[1]) // 2
+    placed[top : top + view.shape[0], left : left + view.shape[1]] = view
+    return placed
 
 
 def fill_panel(image: Image, panel: tuple[int, int]) -> NDArray[np.uint8]:
