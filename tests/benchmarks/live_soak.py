@@ -2,9 +2,9 @@
 
 The command runs in a process of its own on the two RTSP streams of live_latency.py, with answers as JSON lines and the
 page served, whose /metrics are asked for every 15 s as Prometheus does. Its resident memory, threads and descriptors
-are read every second. The slope of memory and its standard error are those of the means of each minute after the
-warm-up, for seconds that follow one another are alike. Every frame that no answer used must have been counted: the
-numbers of the frames in the answers are compared with the report.
+are read every second. The slope of memory is that of the means of each minute after the warm-up; its standard error
+allows for minutes that follow one another being alike, as they are where other work comes and goes. Every frame that
+no answer used must have been counted: the numbers of the frames in the answers are compared with the report.
 
 Exits 1 when memory grows by more than two standard errors of the slope, threads or descriptors became more, or a frame
 is missing that no count tells of.
@@ -26,6 +26,7 @@ from time import monotonic
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -78,15 +79,16 @@ def watch(process: subprocess.Popen[str], url: str, jsonl: Path, seconds: float)
     return samples
 
 
-def slope(resident_kib: Sequence[int]) -> tuple[float, float]:
-    """KiB per minute and its standard error, from the means of each minute."""
-    minutes = np.array([np.mean(resident_kib[at : at + 60]) for at in range(0, len(resident_kib) - 59, 60)])
-    if len(minutes) < 3:
+def slope(minutes: NDArray[np.float64]) -> tuple[float, float]:
+    """Of the means of each minute: rise per minute, and its standard error with residuals that follow one another."""
+    if len(minutes) < 4:
         return 0.0, float("inf")
     at = np.arange(len(minutes)) - (len(minutes) - 1) / 2
     found = float(at @ minutes / (at @ at))
     rest = minutes - minutes.mean() - found * at
-    return found, float(np.sqrt(rest @ rest / (len(minutes) - 2) / (at @ at)))
+    error = float(np.sqrt(rest @ rest / (len(minutes) - 2) / (at @ at)))
+    alike = float(np.clip(rest[1:] @ rest[:-1] / max(rest @ rest, 1e-9), 0, 0.95))
+    return found, error * float(np.sqrt((1 + alike) / (1 - alike)))
 
 
 def unused(jsonl: Path) -> dict[str, Any]:
@@ -116,12 +118,14 @@ def figures(samples: Sequence[tuple[int, int, int]], report: dict[str, Any], gap
     """All of it."""
     warm = min(round(WARM_UP_MINUTES * 60), len(samples) // 3)
     resident, threads, descriptors = (list(column) for column in zip(*samples[warm:], strict=True))
-    grown, error = slope(resident)
+    minutes = np.array([np.mean(resident[at : at + 60]) for at in range(0, len(resident) - 59, 60)])
+    grown, error = slope(minutes)
     return {
         "minutes": round(len(samples) / 60, 2), "warm_up_minutes": round(warm / 60, 2),
         "kib_per_minute": round(grown, 3), "standard_error": round(error, 3) if np.isfinite(error) else None,
         "resident_mib": {"first": round(resident[0] / 1024, 1), "last": round(resident[-1] / 1024, 1),
                          "least": round(min(resident) / 1024, 1), "most": round(max(resident) / 1024, 1)},
+        "mib_by_minute": (minutes / 1024).round(2).tolist(),
         "threads": [threads[0], threads[-1]], "descriptors": [descriptors[0], descriptors[-1]],
         "answers": gaps["answers"], "rate": report["pairs_per_s"], "longest_gap_ms": gaps["longest_gap_ms"],
         "counts": report["counts"], "frames": account(report, gaps), "latency_ms": report["latency_ms"],
