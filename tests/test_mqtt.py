@@ -7,7 +7,9 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
+import types
 
 import numpy as np
 import pytest
@@ -199,3 +201,44 @@ def test_a_wrong_password_is_said_so_without_telling_it(broker, monkeypatch):
 def test_an_address_that_is_none_is_one_line(address, says):
     with pytest.raises(DataError, match=says):
         MqttSink(address, ("person",))
+
+
+class Info:
+    """A double of what paho says of one message."""
+
+    def __init__(self, sent):
+        self.sent = sent
+
+    def is_published(self):
+        if self.sent is None:
+            raise RuntimeError("Message publish failed: The connection was lost.")
+        return self.sent
+
+    def wait_for_publish(self, timeout):
+        self.is_published()
+
+
+@pytest.mark.parametrize(("qos", "lost", "waiting"), [(0, 2, 0), (1, 1, 1)])
+def test_answers_that_went_down_with_their_connection_are_lost_and_not_delivered(qos, lost, waiting):
+    sink = MqttSink(f"mqtt://127.0.0.1:9/x?qos={qos}", ("person",))
+    outbox = Outbox("mqtt", sink)
+    outbox._succeed(3)  # it had taken three
+    sink._unsent.extend([Info(True), Info(None), Info(False)])
+    sink._on_connect(sink._client, None, None, types.SimpleNamespace(is_failure=False), None)
+    assert (sink.lost, len(sink._unsent)) == (lost, waiting)
+    assert (outbox.status.delivered, outbox.status.dropped) == (3 - lost, lost)
+    outbox.close(deadline_s=S)
+    assert (outbox.status.delivered, outbox.status.dropped) == (1, 2)  # what waited never arrived either
+
+
+def test_a_connection_that_comes_back_during_the_farewell_keeps_nobody_from_ending():
+    sink = MqttSink("mqtt://127.0.0.1:9/x", ("person",))
+
+    class Meddling(Info):
+        def wait_for_publish(self, timeout):
+            sink._unsent.clear()
+
+    sink._unsent.extend([Meddling(True), Meddling(True)])
+    sink._is_up.set()
+    sink.close()
+    assert not any(thread.name.startswith("paho") for thread in threading.enumerate())

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from data.errors import DataError
 from pipelines.live.endpoint import Endpoint, read_endpoint
 from pipelines.live.lines import LineWriter
 from pipelines.live.outbox import RetryError
+from pipelines.live.usage import UsageError
 
 if TYPE_CHECKING:
     from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessageInfo
@@ -56,13 +57,16 @@ class MqttSink:
         wrong += [f"qos={qos}"] if qos not in ("0", "1", "2") else []
         wrong += [f"topic {topic}"] if set("+#") & set(topic) else []
         if wrong:
-            raise DataError(f"--mqtt {endpoint.name}: no {wrong[0]}; give a plain topic and {', '.join(_OPTIONS)}")
+            raise UsageError(f"--mqtt {endpoint.name}: no {wrong[0]}; give a plain topic and {', '.join(_OPTIONS)}")
         self._name = endpoint.name
         self._topic = topic
         self._qos = int(qos)
         self._retain = endpoint.options.get("retain", "0") not in ("0", "false", "")
         self._as_line = LineWriter(classes, rle, is_live=is_live)
+        self.lost = 0
+        """Answers that were taken, and went down with their connection; see Outbox."""
         self._unsent: deque[MQTTMessageInfo] = deque()
+        self._counting = threading.Lock()
         self._why: str | None = _NOT_YET
         self._is_up = threading.Event()
         self._client = self._connect(endpoint)
@@ -82,10 +86,11 @@ class MqttSink:
     def close(self, *, failed: bool = False) -> None:
         """Say farewell and wait a moment for what is under way."""
         if self._is_up.is_set():
-            self._unsent.append(self._client.publish(f"{self._topic}/status", _status("offline"), 1, retain=True))
-            self._wait_for_sent()
+            farewell = self._client.publish(f"{self._topic}/status", _status("offline"), 1, retain=True)
+            _wait_for([*self._unsent, farewell])
         self._client.disconnect()
         self._client.loop_stop()
+        self._forget_sent(is_over=True)
 
     def _connect(self, endpoint: Endpoint) -> Client:
         try:
@@ -114,7 +119,7 @@ class MqttSink:
         if reason.is_failure:
             self._why = f"the broker refuses the connection ({str(reason).lower()})"
             return
-        self._unsent.clear()
+        self._forget_sent(is_over=self._qos == 0)  # others are sent again
         client.publish(f"{self._topic}/status", _status("online"), 1, retain=True)
         self._why = None
         self._is_up.set()
@@ -128,24 +133,35 @@ class MqttSink:
     def _on_connect_fail(self, client: Client, _: object) -> None:
         self._why = "the broker cannot be reached"
 
-    def _forget_sent(self) -> None:
-        while self._unsent and self._unsent[0].is_published():
-            self._unsent.popleft()
-
-    def _wait_for_sent(self) -> None:
-        for info in self._unsent:
-            try:
-                info.wait_for_publish(_FAREWELL_S)
-            except (RuntimeError, ValueError):  # it was lost with its connection
-                return
-            if not info.is_published():
-                return
+    def _forget_sent(self, *, is_over: bool = False) -> None:
+        """Forget what has arrived, and count what is lost; ``is_over``: so is whatever has not arrived by now."""
+        with self._counting:
+            for info in list(self._unsent):
+                try:
+                    is_sent = info.is_published()
+                except (RuntimeError, ValueError):  # it was lost with its connection
+                    self.lost += 1
+                else:
+                    if not is_sent and not is_over:
+                        return
+                    self.lost += not is_sent
+                self._unsent.popleft()
 
 
 def broker_of(address: str) -> tuple[tuple[str, int], str, str | None]:
     """Host and port, topic, and the client's name where one is given; DataError as MqttSink."""
     endpoint, topic = _read(address)
     return (endpoint.host, endpoint.port or _PORTS[endpoint.scheme]), topic, endpoint.options.get("client")
+
+
+def _wait_for(sending: Sequence[MQTTMessageInfo]) -> None:
+    for info in sending:
+        try:
+            info.wait_for_publish(_FAREWELL_S)
+        except (RuntimeError, ValueError):  # it was lost with its connection
+            return
+        if not info.is_published():
+            return
 
 
 def _read(address: str) -> tuple[Endpoint, str]:

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -60,7 +60,8 @@ class Outbox:
 
     Args:
         name: For messages.
-        sink: It is written and closed on the outbox's own thread.
+        sink: It is written and closed on the outbox's own thread; ``lost``, if it has that, counts answers that it
+            had taken and that never arrived.
         depth: Answers that wait at most.
         pictures: False: the sink looks at times and answers alone, so that no picture is kept for it.
         patience_s: How long ``write`` waits for room, for recordings, which can wait; only while the sink gets on.
@@ -95,8 +96,9 @@ class Outbox:
     def status(self) -> SinkStatus:
         """Counts so far."""
         with self._changed:
-            queued = len(self._items) + self._in_hand
-            return replace(self._status, queued=queued, failing=self._pause_s > 0)
+            queued, lost = len(self._items) + self._in_hand, getattr(self._sink, "lost", 0)
+            delivered, dropped = self._status.delivered - lost, self._status.dropped + lost
+            return replace(self._status, queued=queued, delivered=delivered, dropped=dropped, failing=self._pause_s > 0)
 
     def write(self, pair: Pair, prepared: Prepared, answer: Answer) -> None:
         """Queue one answer."""
@@ -213,9 +215,20 @@ def close_sinks(sinks: Sequence[Sink], deadline_s: float, *, failed: bool) -> li
     return errors
 
 
+@runtime_checkable
+class Counted(Protocol):
+    """A sink that counts what becomes of its answers, as an outbox does."""
+
+    name: str
+
+    @property
+    def status(self) -> SinkStatus:
+        """Counts so far."""
+
+
 def statuses(sinks: Sequence[Sink]) -> dict[str, dict[str, Any]]:
-    """Name → status of every outbox, as plain JSON."""
-    return {sink.name: asdict(sink.status) for sink in sinks if isinstance(sink, Outbox)}
+    """Name → status of every sink that counts, as plain JSON."""
+    return {sink.name: asdict(sink.status) for sink in sinks if isinstance(sink, Counted)}
 
 
 def _without_pictures(pair: Pair) -> Pair:
