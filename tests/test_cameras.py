@@ -446,6 +446,23 @@ def test_a_rig_that_fails_is_told_at_once_and_its_slow_close_holds_up_nobody():
     assert (told["level"], told["rig"], told["error"]) == ("error", "rig 0", "RGB is 16 bits")
 
 
+def test_a_window_is_closed_by_the_thread_that_drew_it():
+    class Window(CollectingSink):
+        def write(self, *answer):
+            self.drawn_by = threading.current_thread()
+
+        def close(self, *, failed=False):
+            self.closed_by = threading.current_thread()
+
+    window = Window()
+    live = Running([window])
+    live.cameras["rgb"].send()
+    live.cameras["thermal"].send()
+    live.answer(0)
+    live.end()
+    assert window.closed_by is window.drawn_by is live.thread
+
+
 def test_a_rig_that_is_silent_holds_up_nobody():
     site = Site(2, Echo())
     for index in range(5):

@@ -1,4 +1,5 @@
 import csv
+import io
 import json
 import os
 import signal
@@ -18,9 +19,15 @@ from data.rig import Rig
 from data.thermal import ThermalSpec
 from pipelines.live import lines as lines_module
 from pipelines.live import sinks as sinks_module
+from pipelines.live import window as window_module
 from pipelines.live.answer import BoxAnswer, LabelAnswer, MapAnswer, read_answer, run_lengths
 from pipelines.live.draw import COLOURS, Composer, draw_boxes, draw_map, false_colour
-from pipelines.live.sinks import SINKS, CsvSink, JsonLinesSink, VideoSink, WindowSink, windows_missing
+from pipelines.live.operation import Operation
+from pipelines.live.outbox import statuses
+from pipelines.live.sinks import SINKS, CsvSink, JsonLinesSink, VideoSink
+from pipelines.live.state import LiveState
+from pipelines.live.status import StatusLine
+from pipelines.live.window import WindowSink, windows_missing
 from pipelines.live.windows import window_system
 
 CLASSES = ("person", "car")
@@ -245,13 +252,13 @@ def test_window_system_is_read_from_the_build_information(build, window):
 
 def test_window_needs_windows_and_a_desktop(monkeypatch):
     compose = Composer(INPUTS, CLASSES)
-    monkeypatch.setattr(sinks_module.cv2, "getBuildInformation", lambda: "  GUI:   NONE\n")
+    monkeypatch.setattr(window_module.cv2, "getBuildInformation", lambda: "  GUI:   NONE\n")
     with pytest.raises(DataError, match="without windows"):
         WindowSink(compose, threading.Event())
-    monkeypatch.setattr(sinks_module.cv2, "getBuildInformation", lambda: "  GUI:   QT5\n")
+    monkeypatch.setattr(window_module.cv2, "getBuildInformation", lambda: "  GUI:   QT5\n")
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
-    monkeypatch.setattr(sinks_module.sys, "platform", "linux")
+    monkeypatch.setattr(window_module.sys, "platform", "linux")
     with pytest.raises(DataError, match="no desktop"):
         WindowSink(compose, threading.Event())
     monkeypatch.setenv("DISPLAY", ":0")
@@ -262,13 +269,13 @@ def test_window_needs_windows_and_a_desktop(monkeypatch):
     ("key", "visible", "stops"), [(-1, 1, False), (ord("q"), 1, True), (27, 1, True), (-1, 0, True)]
 )
 def test_window_ends_the_run_on_q_escape_or_closing(monkeypatch, key, visible, stops):
-    monkeypatch.setattr(sinks_module, "windows_missing", lambda: None)
+    monkeypatch.setattr(window_module, "windows_missing", lambda: None)
     calls = []
     for name, result in (("namedWindow", None), ("imshow", None), ("waitKey", key), ("destroyWindow", None)):
         monkeypatch.setattr(
-            sinks_module.cv2, name, lambda *args, name=name, result=result: (calls.append(name), result)[1]
+            window_module.cv2, name, lambda *args, name=name, result=result: (calls.append(name), result)[1]
         )
-    monkeypatch.setattr(sinks_module.cv2, "getWindowProperty", lambda *_: visible)
+    monkeypatch.setattr(window_module.cv2, "getWindowProperty", lambda *_: visible)
     stop = threading.Event()
     sink = WindowSink(Composer(INPUTS, CLASSES), stop)
     write(sink, 0)
@@ -277,6 +284,34 @@ def test_window_ends_the_run_on_q_escape_or_closing(monkeypatch, key, visible, s
     assert stop.is_set() is stops
     assert calls.count("imshow") == 2
     assert calls[-1] == "destroyWindow"
+
+
+def test_what_opencv_cannot_show_is_counted_and_ends_nothing(monkeypatch):
+    monkeypatch.setattr(window_module, "windows_missing", lambda: None)
+    is_well, stop, people = threading.Event(), threading.Event(), io.StringIO()
+
+    def show(*_):
+        if not is_well.is_set():
+            raise window_module.cv2.error("imshow: null window")
+
+    for name, does in (("namedWindow", show), ("imshow", show), ("destroyWindow", show)):
+        monkeypatch.setattr(window_module.cv2, name, does)
+    monkeypatch.setattr(window_module.cv2, "waitKey", lambda _: -1)
+    sink, state = WindowSink(Composer(INPUTS, CLASSES), stop), LiveState()
+    operation = Operation(StatusLine(people))
+    state.watch(dict, lambda: statuses([sink]))
+    for index in range(3):
+        write(sink, index)
+        operation._tell_sinks(state.snapshot(), index)
+    said = people.getvalue()
+    assert said.count("\n") == 1 and "window failing: --show: OpenCV cannot show it" in said and "null window" in said
+    assert (sink.status.dropped, sink.status.delivered, sink.status.failing) == (3, 0, True)
+    is_well.set()
+    write(sink, 3)
+    assert (sink.status.delivered, sink.status.failing) == (1, False)
+    is_well.clear()
+    sink.close()
+    assert not stop.is_set()
 
 
 def test_every_kind_of_sink_is_listed():

@@ -102,7 +102,9 @@ def _declare_sinks(parser: argparse.ArgumentParser) -> None:
         metavar="OUT.CSV",
         help="a table: a row for each object, class or label; of cameras as --jsonl",
     )
-    group.add_argument("--show", action="store_true", help="a window; q or Esc ends the run")
+    group.add_argument(
+        "--show", action="store_true", help="a window on the desktop, of one rig; q or Esc ends it"
+    )
     group.add_argument(
         "--mqtt", metavar="URL",
         help="a message for each answer: mqtt[s]://[USER:PW@]HOST[:PORT]/TOPIC[?qos=1&retain=1&client=ID&ca=FILE]",
@@ -199,6 +201,8 @@ def read_site(args: argparse.Namespace) -> "Site":
         raise UsageError(f"--{'allow-host' if args.token is None else 'token'} is of the page; add --serve")
     if site.bundle is None:
         raise UsageError("no bundle; give the folder that 'rgbt export' wrote, or bundle: in --config")
+    if args.show and len(site.rigs) > 1:
+        raise UsageError("--show: one window shows one rig; of many give --serve")
     if site.serve is not None:
         read_address(site.serve)
     config = None if args.config is None else str(args.config)

@@ -1,8 +1,5 @@
 """Where answers go: one class for each kind, one method and ``close()``."""
 
-import os
-import sys
-import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from fractions import Fraction
@@ -12,7 +9,6 @@ from time import monotonic
 from typing import Any, Protocol
 
 import av
-import cv2
 
 from data.errors import DataError
 from data.frame import Pair
@@ -21,7 +17,6 @@ from pipelines.live.answer import Answer
 from pipelines.live.draw import Composer
 from pipelines.live.lines import CsvSink, JsonLinesSink, check_place, told
 from pipelines.live.usage import UsageError
-from pipelines.live.windows import window_system
 
 _KEY_FRAME_EVERY = 30
 _MOST_PARTS = 1000
@@ -163,39 +158,6 @@ class VideoSink:
         self._stream.codec_context.thread_count = 1
 
 
-class WindowSink:
-    """A desktop window; closing it, q or Esc ends the run.
-
-    Raises:
-        DataError: this OpenCV has no windows, or there is no desktop.
-    """
-
-    def __init__(self, composer: Composer, stop: threading.Event, title: str = "rgbt live") -> None:
-        missing = windows_missing()
-        if missing:
-            raise DataError(f"--show: {missing}; use --save out.mkv instead")
-        self._compose = composer
-        self._stop = stop
-        self._title = title
-        self._is_open = False
-
-    def write(self, pair: Pair, prepared: Prepared, answer: Answer) -> None:
-        """Show one answer."""
-        if not self._is_open:
-            cv2.namedWindow(self._title, cv2.WINDOW_NORMAL)
-        cv2.imshow(self._title, cv2.cvtColor(self._compose(pair, prepared, answer), cv2.COLOR_RGB2BGR))
-        key = cv2.waitKey(1) & 0xFF
-        is_closed = self._is_open and cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) < 1
-        self._is_open = True
-        if key in (ord("q"), 27) or is_closed:
-            self._stop.set()
-
-    def close(self, *, failed: bool = False) -> None:
-        """Close the window."""
-        if self._is_open:
-            cv2.destroyWindow(self._title)
-
-
 class CollectingSink:
     """A test double: keeps what it is given; fails at answer ``fail_at`` where asked to."""
 
@@ -232,19 +194,9 @@ SINKS: dict[str, Callable[..., Sink]] = {
     "video": VideoSink,
     "jsonl": JsonLinesSink,
     "csv": CsvSink,
-    "window": WindowSink,
+    "window": _by("window", "WindowSink"),
     "mqtt": _by("mqtt", "MqttSink"),
     "webhook": _by("webhook", "WebhookSink"),
     "stream": _by("stream_out", "StreamSink"),
 }
 """Kind of sink → its class."""
-
-
-def windows_missing() -> str | None:
-    """Say why a desktop window cannot be opened here; None where it can."""
-    if window_system(cv2.getBuildInformation()) is None:
-        return "this OpenCV is built without windows (opencv-python-headless)"
-    # Qt ends the whole process where it finds no display.
-    if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-        return "no desktop (neither DISPLAY nor WAYLAND_DISPLAY is set)"
-    return None
