@@ -292,7 +292,6 @@ def test_the_command_speaks_to_people_too(tiny_bundle, folders, capsys):
         ({"--fps": "inf"}, "--fps inf"),
         ({"--fps": "1e-300"}, "--fps 1e-300"),
         ({"--engine": "nope"}, "unknown engine 'nope'"),
-        ({"--save": "out.avi"}, "Matroska"),
     ],
 )
 def test_a_mistake_is_one_line_and_nothing_is_written(

@@ -66,7 +66,7 @@ def test_two_rigs_on_one_model(tiny_bundle, tmp_path, capsys):
 )
 def test_a_mistake_is_one_line(tiny_bundle, tmp_path, monkeypatch, capsys, options, says):
     monkeypatch.chdir(tmp_path)
-    assert main(cameras(tiny_bundle, "--jsonl", "out.jsonl", *options)) == 1
+    assert main(cameras(tiny_bundle, "--jsonl", "out.jsonl", *options)) == 2
     error = capsys.readouterr().err
     assert says in error and error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
@@ -81,7 +81,7 @@ def test_no_file_is_written_twice_or_over_what_is_read(tiny_bundle, synthetic_vi
         (["--jsonl", "out", "--csv", "./out"], "--csv: the file out is taken by --jsonl"),
         (["--jsonl", "rgb.mp4"], "--jsonl: the file rgb.mp4 is taken by --rgb"),
     ):
-        assert main(["live", str(tiny_bundle), "--rgb", str(recording), *options]) == 1
+        assert main(["live", str(tiny_bundle), "--rgb", str(recording), *options]) == 2
         assert says in capsys.readouterr().err
     assert recording.read_bytes() == before and list(tmp_path.iterdir()) == [recording]
 

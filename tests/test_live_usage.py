@@ -64,6 +64,17 @@ def recording(tmp_path):
         ("cameras", "--max-skew -1", "--max-skew -1: give milliseconds"),
         ("cameras", "--max-skew inf", "--max-skew inf"),
         ("cameras", "--max-skew nan", "--max-skew nan"),
+        ("cameras", "--stream nonsense", "--stream nonsense: give rtsp://SERVER/PATH"),
+        ("cameras", "--mqtt mqtt://b/a/+", "give a plain topic"),
+        ("cameras", "--mqtt mqtt:///a", "give an address such as mqtt://"),
+        ("cameras", "--webhook x", "--webhook x: give an address such as"),
+        ("cameras", "--save out.mp4", "name it out.mkv"),
+        ("cameras", "--serve --token abc", "--token: give at least 8"),
+        ("cameras", "--jsonl x --csv x", "--csv: the file x is taken by --jsonl"),
+        ("nothing", "--rgb synthetic:?fps=abc", "synthetic:?fps=abc: write such as synthetic:?fps=30"),
+        ("nothing", "--rgb usb:0?frmat=Y16", "usb:0?frmat=Y16: ?frmat= is no option"),
+        ("nothing", "--rgb ftp://h/x", "ftp://…: not a source"),
+        ("file", "--thermal synthetic:", "a recording beside a camera"),
     ],
 )
 def test_what_has_no_effect_is_one_line_and_wrong_usage(
@@ -90,6 +101,12 @@ def site_of(tmp_path, gate, yard):
     path = tmp_path / "site.yaml"
     path.write_text(f"rigs:\n  gate: {{{gate}}}\n  yard: {{{yard}}}\n")
     return path
+
+
+def test_one_window_is_for_one_rig(tiny_bundle, tmp_path, capsys):
+    path = site_of(tmp_path, "rgb: 'synthetic:'", "rgb: 'synthetic:'")
+    assert main(["live", str(tiny_bundle), "--config", str(path), "--show"]) == 2
+    assert capsys.readouterr().err == "rgbt live: error: --show: one window shows one rig; of many give --serve\n"
 
 
 def test_options_of_a_site_s_rig_are_named_by_file_and_field(tiny_bundle, tmp_path, capsys):
@@ -123,9 +140,9 @@ def test_options_of_a_site_s_rig_are_named_by_file_and_field(tiny_bundle, tmp_pa
 )
 def test_rigs_that_share_a_place_are_one_line_with_file_and_field(tiny_bundle, tmp_path, capsys, gate, yard, says):
     path = site_of(tmp_path, f"rgb: 'synthetic:', {gate}", f"rgb: 'synthetic:', {yard}")
-    assert main(["live", str(tiny_bundle), "--config", str(path)]) == 1
+    assert main(["live", str(tiny_bundle), "--config", str(path)]) == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"rgbt: error: {path}: rigs.yard.") and says in error and error.count("\n") == 1
+    assert error.startswith(f"rgbt live: error: {path}: rigs.yard.") and says in error and error.count("\n") == 1
     assert "is taken by rigs.gate." in error and error.endswith("; give each its own\n")
     assert list(tmp_path.iterdir()) == [path]
 

@@ -282,6 +282,26 @@ def test_a_site_names_its_rigs_and_its_paths_start_beside_it(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("field", "given", "kept"),
+    [
+        ("rgb", "day.mp4", "{}/day.mp4"),
+        ("thermal", "night/thermal.mkv", "{}/night/thermal.mkv"),
+        ("rgb", "/elsewhere/day.mp4", "/elsewhere/day.mp4"),
+        ("mqtt", "mqtts://me:p=w@b/a?qos=1&ca=own%20ca.pem", "mqtts://me:p=w@b/a?qos=1&ca={}/own%20ca.pem"),
+        ("mqtt", "mqtts://b/a?ca=/etc/ca.pem&qos=1", "mqtts://b/a?ca=/etc/ca.pem&qos=1"),
+        ("mqtt", "mqtts://me:${PW}@b/a?ca=${CA}", "mqtts://me:${PW}@b/a?ca=${CA}"),
+        *(("rgb", text, text) for text in ("usb:0", "/dev/video1", "synthetic:", "gst:a ! b", "rtsp://h/1")),
+    ],
+)
+def test_recordings_and_certificates_of_a_site_lie_beside_it_too(tmp_path, field, given, kept):
+    path = tmp_path / "site.yaml"
+    path.write_text(
+        f"rigs: {{gate: {{rgb: 'synthetic:', {field}: '{given}'}}}}\n".replace("rgb: 'synthetic:', rgb:", "rgb:")
+    )
+    assert getattr(Site.load(path).rigs["gate"], field) == kept.replace("{}", str(tmp_path))
+
+
+@pytest.mark.parametrize(
     ("text", "says"),
     [
         ("rigs: {}", "rigs"),

@@ -102,9 +102,7 @@ def _declare_sinks(parser: argparse.ArgumentParser) -> None:
         metavar="OUT.CSV",
         help="a table: a row for each object, class or label; of cameras as --jsonl",
     )
-    group.add_argument(
-        "--show", action="store_true", help="a window on the desktop, of one rig; q or Esc ends it"
-    )
+    group.add_argument("--show", action="store_true", help="a window on the desktop, of one rig; q or Esc ends it")
     group.add_argument(
         "--mqtt", metavar="URL",
         help="a message for each answer: mqtt[s]://[USER:PW@]HOST[:PORT]/TOPIC[?qos=1&retain=1&client=ID&ca=FILE]",
@@ -185,7 +183,9 @@ def read_site(args: argparse.Namespace) -> "Site":
     """
     from pipelines.live.idle import refuse_idle, shown_option
     from pipelines.live.places import refuse_shared_places
+    from pipelines.live.redact import fill_in
     from pipelines.live.site import RigOptions, Site
+    from pipelines.live.web.access import agreed_token
 
     typed = {name: value for name in _OF_A_RIG if (value := getattr(args, name)) is not None and value is not False}
     if args.config is not None:
@@ -201,6 +201,8 @@ def read_site(args: argparse.Namespace) -> "Site":
         raise UsageError(f"--{'allow-host' if args.token is None else 'token'} is of the page; add --serve")
     if site.bundle is None:
         raise UsageError("no bundle; give the folder that 'rgbt export' wrote, or bundle: in --config")
+    if args.token is not None:
+        agreed_token("", fill_in(args.token))
     if args.show and len(site.rigs) > 1:
         raise UsageError("--show: one window shows one rig; of many give --serve")
     if site.serve is not None:

@@ -18,6 +18,7 @@ from pipelines.live.pairing import Sensor
 from pipelines.live.pixels import refuse_colour, wanted_thermal
 from pipelines.live.reconnect import LostError
 from pipelines.live.redact import fill_in, redact
+from pipelines.live.usage import UsageError
 
 _OPTIONS = ("format", "size", "fps")
 
@@ -66,11 +67,11 @@ class CameraAddress:
         unknown = sorted(set(options) - set(_OPTIONS))
         if not re.fullmatch(r"/dev/[\w./:-]+", where) or unknown:
             wrong = f"?{unknown[0]}= is no option; one of {', '.join(_OPTIONS)}" if unknown else "write usb:0"
-            raise DataError(f"{text}: {wrong}, such as usb:0?format=Y16&size=640x512&fps=30")
+            raise UsageError(f"{text}: {wrong}, such as usb:0?format=Y16&size=640x512&fps=30")
         size = re.fullmatch(r"(\d+)x(\d+)", options.get("size", "1x1"))
         pace = re.fullmatch(r"\d+(\.\d+)?", options.get("fps", "1"))
         if size is None or pace is None or not 1 <= len(options.get("format", "Y16")) <= 4:
-            raise DataError(f"{text}: write such as usb:0?format=Y16&size=640x512&fps=30")
+            raise UsageError(f"{text}: write such as usb:0?format=Y16&size=640x512&fps=30")
         return cls(
             where,
             options.get("format"),
@@ -201,7 +202,7 @@ def gstreamer_pipeline(text: str) -> str:
     """
     pipeline = fill_in(text.removeprefix("gst:")).strip()
     if not pipeline:
-        raise DataError("gst: needs a pipeline, such as 'gst:v4l2src device=/dev/video0 ! videoconvert ! appsink'")
+        raise UsageError("gst: needs a pipeline, such as 'gst:v4l2src device=/dev/video0 ! videoconvert ! appsink'")
     if cv2.CAP_GSTREAMER not in cv2.videoio_registry.getBackends():
         raise DataError(
             "gst:… needs an OpenCV with GStreamer, and this one (from pip) has none: use the system's OpenCV, as on a "

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from data.errors import DataError
 from pipelines.live.redact import fill_in, redact_address
+from pipelines.live.usage import UsageError
 
 RTSP_PORTS = {"rtsp": 554, "rtsps": 322}
 """Where servers listen unless told otherwise."""
@@ -35,15 +35,15 @@ def read_endpoint(text: str, option: str, schemes: tuple[str, ...], example: str
     """Parse an address; ``${NAME}`` and ``${file:PATH}`` are replaced by the secrets that they name.
 
     Raises:
-        DataError: another scheme, no host, or a port that is none.
+        UsageError: another scheme, no host, or a port that is none.
     """
     parts, name = urlsplit(fill_in(text)), redact_address(text)
     try:
         port = parts.port
     except ValueError:
-        raise DataError(f"{option} {name}: the port is no number from 1 to 65535") from None
+        raise UsageError(f"{option} {name}: the port is no number from 1 to 65535") from None
     if parts.scheme not in schemes or not parts.hostname:
-        raise DataError(f"{option} {name}: give an address such as {example}")
+        raise UsageError(f"{option} {name}: give an address such as {example}")
     return Endpoint(
         name=name,
         scheme=parts.scheme,

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from data.errors import DataError
 from pipelines.live.camera import CameraAddress
 from pipelines.live.endpoint import RTSP_PORTS, read_endpoint
 from pipelines.live.mqtt import broker_of
 from pipelines.live.redact import redact, redact_address
 from pipelines.live.site import RigOptions
 from pipelines.live.sources import kind_of
+from pipelines.live.usage import UsageError
 
 _READ = ("rgb", "thermal", "rig")
 _WRITTEN = ("save", "jsonl", "csv", "stream")
@@ -40,14 +40,14 @@ def refuse_shared_places(rigs: Mapping[str, RigOptions], named: Callable[[str, s
         where: Stands first in the error.
 
     Raises:
-        DataError: one line that names both options.
+        UsageError: one line that names both options.
     """
     taken: dict[tuple[object, ...], tuple[str, Place]] = {}
     for rig, options in rigs.items():
         for place in _places(options):
             owner, first = taken.setdefault(place.key, (rig, place))
             if first is not place and not (first.is_shared and place.is_shared):
-                raise DataError(
+                raise UsageError(
                     f"{where}{named(rig, place.option)}: {place.shown} is taken by {named(owner, first.option)}; "
                     "give each its own"
                 )

@@ -17,7 +17,6 @@ from typing import Any
 
 import cv2
 
-from data.errors import DataError
 from data.prepare import InputSpec
 from export.bundle import read_bundle
 from export.session import Session
@@ -32,6 +31,7 @@ from pipelines.live.report import LiveReport, never_begun
 from pipelines.live.run import run_live
 from pipelines.live.site import Site
 from pipelines.live.status import StatusLine
+from pipelines.live.usage import UsageError
 
 FAILED, GAVE_UP = 1, 3
 _RELEASED_WITHIN_S = 1.2
@@ -111,7 +111,7 @@ class _Loaded:
             if not setting.stop.is_set():
                 self.opened.append(assemble(name, options, setting))
             if len(site.rigs) > 1 and not all(one.is_live for one in self.opened):
-                raise DataError(f"--config: the rig {name} is a recording; several rigs are for cameras")
+                raise UsageError(f"--config: the rig {name} is a recording; several rigs are for cameras")
         if not setting.stop.is_set():
             self.session = Session(setting.bundle, args.engine, args.provider, args.threads, args.precision)
             for size in (1, 2, 4, 8):

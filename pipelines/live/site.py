@@ -1,13 +1,19 @@
 """A site: several rigs that share one model, as a YAML file."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Self
+from urllib.parse import quote, unquote
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from data.yaml_file import read_model
 
 _PATHS = ("rig", "save", "jsonl", "csv")
+_CAMERAS = ("synthetic:", "gst:", "usb:", "/dev/v")
+"""What the names of cameras that are no addresses begin with; any other is that of a recording."""
+_CERTIFICATES = re.compile(r"(?<=[?&])(ca=)([^&$]+)")
+"""Of an MQTT address; one that is filled in from elsewhere stays as it is."""
 Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -40,10 +46,18 @@ class RigOptions(BaseModel):
         return self
 
     def beside(self, folder: Path) -> "RigOptions":
-        """Return a copy whose relative paths start at ``folder``."""
+        """Return a copy whose relative paths start at ``folder``, those of recordings and certificates too."""
         paths: dict[str, Any] = {name: folder / path for name in _PATHS if (path := getattr(self, name)) is not None}
         if self.stream is not None and "://" not in self.stream:
             paths["stream"] = str(folder / self.stream)
+        for sensor in ("rgb", "thermal"):
+            text = getattr(self, sensor)
+            if text is not None and "://" not in text.partition("!")[0] and not text.startswith(_CAMERAS):
+                paths[sensor] = str(folder / text)
+        if self.mqtt is not None:
+            paths["mqtt"] = _CERTIFICATES.sub(
+                lambda found: f"{found[1]}{quote(str(folder / unquote(found[2])))}", self.mqtt
+            )
         return self.model_copy(update=paths)
 
 

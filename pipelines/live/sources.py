@@ -160,7 +160,7 @@ def kind_of(text: str) -> str:
     if scheme in STREAMS:
         return "stream"
     if scheme is not None:
-        raise DataError(f"{scheme}://…: not a source; addresses begin with one of {', '.join(STREAMS)}")
+        raise UsageError(f"{scheme}://…: not a source; addresses begin with one of {', '.join(STREAMS)}")
     if not Path(text).exists():
         raise DataError(
             f"{redact(text)}: no such file or folder (cameras: rtsp://…, http://…, usb:0, gst:PIPELINE, synthetic:)"
@@ -185,19 +185,20 @@ def open_sources(
         sizes: Height, width that frames of cameras must have, see ``wanted_sizes``; None: any.
 
     Raises:
-        DataError: nothing was given, or a source cannot be read; those opened before are closed.
+        UsageError: nothing was given, or what does not go together.
+        DataError: a source cannot be read; those opened before are closed.
     """
     if not arguments:
-        raise DataError("no source; give --rgb, --thermal or both")
+        raise UsageError("no source; give --rgb, --thermal or both")
     kinds = {sensor: kind_of(text) for sensor, text in arguments.items()}
     live = sorted(set(kinds.values()) - RECORDINGS)
     if live and set(kinds.values()) & RECORDINGS:
-        raise DataError(
+        raise UsageError(
             f"a recording beside a camera ({live[0]}): their times lie on two clocks; give two recordings, or two "
             "cameras"
         )
     if fps is None and set(kinds.values()) == RECORDINGS:
-        raise DataError("a folder beside a video: say at how many pictures per second it was taken, such as --fps 25")
+        raise UsageError("a folder beside a video: say at how many pictures per second it was taken, such as --fps 25")
     folders = [Path(text) for sensor, text in arguments.items() if kinds[sensor] == "folder"]
     order = FolderOrder(folders, _FPS if fps is None else fps)
     context = SourceContext(order, rules or LiveRules(), sizes or {})

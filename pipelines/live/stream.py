@@ -27,6 +27,7 @@ from pipelines.live.pixels import MAX_PIXELS, PixelReader, limit_pixels, refuse_
 from pipelines.live.reconnect import LiveRules, LostError
 from pipelines.live.redact import fill_in, redact, redact_address
 from pipelines.live.stamps import Stamper
+from pipelines.live.usage import UsageError
 from pipelines.live.video import DECODING_THREADS
 
 TRANSPORTS = ("tcp", "udp")
@@ -58,16 +59,16 @@ class StreamAddress:
             options = dict(part.partition("=")[::2] for part in fragment.split("&"))
         unknown = sorted(set(options) - {"transport", "hwaccel"})
         if unknown:
-            raise DataError(f"{name}: #{unknown[0]}= is no option; one of transport, hwaccel")
+            raise UsageError(f"{name}: #{unknown[0]}= is no option; one of transport, hwaccel")
         if options.get("transport", "tcp") not in TRANSPORTS:
-            raise DataError(f"{name}: transport {options['transport']}; one of {', '.join(TRANSPORTS)}")
+            raise UsageError(f"{name}: transport {options['transport']}; one of {', '.join(TRANSPORTS)}")
         if "hwaccel" in options:
             _require_hardware(options["hwaccel"], name)
         url = fill_in(text)
         try:
             _ = urlsplit(url).port
         except ValueError:  # its text may quote a password
-            raise DataError(f"{name}: the port is no number from 0 to 65535, or the host is none") from None
+            raise UsageError(f"{name}: the port is no number from 0 to 65535, or the host is none") from None
         return cls(url, name, **options)
 
 

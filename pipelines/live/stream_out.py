@@ -16,7 +16,6 @@ from time import monotonic
 import numpy as np
 from numpy.typing import NDArray
 
-from data.errors import DataError
 from data.frame import Pair
 from data.prepare import Prepared
 from pipelines.live.answer import Answer
@@ -25,6 +24,7 @@ from pipelines.live.endpoint import RTSP_PORTS, Endpoint, read_endpoint
 from pipelines.live.lines import check_place
 from pipelines.live.outbox import RetryError
 from pipelines.live.redact import fill_in, redact, redact_address
+from pipelines.live.usage import UsageError
 
 _GREETING_S = 2.0
 _PATIENCE_S = 3.0
@@ -52,7 +52,7 @@ class StreamSink:
         self._name = redact_address(address)
         self._is_rtsp = address.lower().startswith(tuple(f"{scheme}://" for scheme in RTSP_PORTS))
         if not self._is_rtsp and not address.lower().endswith(".m3u8"):
-            raise DataError(f"--stream {self._name}: give rtsp://SERVER/PATH, or a file such as page/live.m3u8")
+            raise UsageError(f"--stream {self._name}: give rtsp://SERVER/PATH, or a file such as page/live.m3u8")
         self._address = fill_in(address) if self._is_rtsp else address
         self._server = (
             read_endpoint(address, "--stream", tuple(RTSP_PORTS), "rtsp://SERVER/PATH") if self._is_rtsp else None

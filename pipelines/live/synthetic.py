@@ -9,10 +9,10 @@ from urllib.parse import parse_qsl
 import numpy as np
 from numpy.typing import NDArray
 
-from data.errors import DataError
 from data.frame import Frame, Image
 from data.thermal import ThermalSpec, Unit
 from pipelines.live.pairing import Sensor
+from pipelines.live.usage import UsageError
 
 if TYPE_CHECKING:
     from data.synthetic.video import Staged
@@ -172,6 +172,6 @@ def parse_options(text: str) -> dict[str, int]:
     options = {"fps": 30, "seconds": 2, "seed": 0}
     for name, value in parse_qsl(text.partition("?")[2], keep_blank_values=True):
         if name not in options or not value.isdecimal() or not (name == "seed" or 1 <= int(value) <= 120):
-            raise DataError(f"{text}: write such as synthetic:?fps=30&seconds=2&seed=0")
+            raise UsageError(f"{text}: write such as synthetic:?fps=30&seconds=2&seed=0")
         options[name] = int(value)
     return options

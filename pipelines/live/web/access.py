@@ -5,7 +5,7 @@ import hmac
 import secrets
 from collections.abc import Iterable
 
-from data.errors import DataError
+from pipelines.live.usage import UsageError
 from pipelines.live.web.address import is_loopback
 
 _SHORTEST = 8
@@ -58,10 +58,12 @@ def agreed_token(host: str, token: str | None, hosts: Iterable[str] = ()) -> str
         hosts: Further names of it; where there are any, something passes on to it what others ask for.
 
     Raises:
-        DataError: the given one is too short.
+        UsageError: the given one is too short.
     """
     if token is None:
         return None if is_loopback(host) and not list(hosts) else secrets.token_urlsafe(24)
     if len(token) < _SHORTEST or not token.isascii() or not token.isprintable():
-        raise DataError(f"--token: give at least {_SHORTEST} printable ASCII characters, or leave it out for a new one")
+        raise UsageError(
+            f"--token: give at least {_SHORTEST} printable ASCII characters, or leave it out for a new one"
+        )
     return token
