@@ -91,7 +91,7 @@ def test_a_full_disk_a_closed_pipe_and_a_closed_stream_end_nothing():
 def test_a_pipe_that_nobody_reads_delays_nothing_and_lines_stay_whole():
     read, write = os.pipe()
     os.set_blocking(write, False)
-    with os.fdopen(read, "rb") as reader, os.fdopen(write, "w") as stream:
+    with os.fdopen(write, "w") as stream, os.fdopen(read, "rb") as reader:  # closed first, should somebody wait
         filled = 0
         with suppress(BlockingIOError):
             while True:
