@@ -37,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # OpenMP's threads spin while they wait: beside one busy process on two cores a training step took 12 × as long,
     # with a short spin 2.5 ×, and alone 1.1 × (2026-11-21). Read when torch is loaded, so it is set before that.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # also where ONNX Runtime is used to quantise or to look
     arguments = list(sys.argv[1:] if argv is None else argv)
     hidden = _hidden_room()
     if hidden:

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import io
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,9 @@ class OnnxRuntime:
 
 
 def _open(model: Path | bytes, provider: str, threads: int | None, cuda_graph: bool) -> Any:  # noqa: ANN401 - untyped library
+    # Official builds (from 1.29 also on Linux) write a device id to the home folder and report over the network, unless
+    # this is set when they are loaded; an owner who wants that says 0.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
     except ImportError as error:

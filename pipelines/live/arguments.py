@@ -125,7 +125,7 @@ def _declare_page(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--allow-host", action="append", default=[], metavar="NAME",
-        help="a further name under which browsers ask for the page, as of a proxy before it",
+        help="a further name under which browsers ask for the page, as of a proxy before it; viewers then need a token",
     )  # fmt: skip
 
 

@@ -25,6 +25,7 @@ from pipelines.live.assembly import Assembled, Page, Setting, assemble, serve_pa
 from pipelines.live.cameras import run_cameras
 from pipelines.live.idle import refuse_idle_for
 from pipelines.live.log import Log
+from pipelines.live.lossy import LossyWriter
 from pipelines.live.notify import Notifier
 from pipelines.live.operation import Operation
 from pipelines.live.report import LiveReport, never_begun
@@ -120,7 +121,7 @@ class _Loaded:
         if site.serve is not None and not setting.stop.is_set():
             states = {one.camera_rig.name: one.camera_rig.state for one in self.opened}
             self.page = serve_page(site.serve, states, setting, args.token, args.allow_host)
-            print(f"rgbt: {self.page.announcement}", file=sys.stderr)
+            LossyWriter(sys.stderr).write(f"rgbt: {self.page.announcement}\n")
             setting.log.say("serving", url=self.page.url)
 
     @property
@@ -175,7 +176,6 @@ def _end_early(args: argparse.Namespace, site: Site, loaded: _Loaded, is_whole: 
     _tell(args, site, dict.fromkeys(site.rigs, never_begun()), None, {})
     if not is_whole:  # a thread runs an engine's code, which cannot be ended otherwise
         sys.stdout.flush()
-        sys.stderr.flush()
         os._exit(0)
     return 0
 
@@ -217,7 +217,6 @@ def _tell(
             lines = report.lines(provider)
             lines += [f"wrote {path}" for path in [written["jsonl"], written["csv"], *parts] if path is not None]
             print("\n".join(of + line for line in lines))
-            for line in report.warnings():
-                print(f"rgbt: warning: {of}{line}", file=sys.stderr)
+            LossyWriter(sys.stderr).write("".join(f"rgbt: warning: {of}{line}\n" for line in report.warnings()))
     if args.json:
         print(json.dumps(told if args.config is not None else told["live"], indent=2))
