@@ -19,7 +19,8 @@ from export.write import export_bundle
 from fusion.model import ModelConfig, RgbEncoder, ThermalEncoder, build_model
 from pipelines.live_bench import RGB_SIZE, THERMAL_SIZE, measure_live
 
-LIMIT = 0.92
+LIMIT = 0.95
+"""Of live_efficiency, and of live_ratio as a share of M / (M + D), which no pipeline exceeds on saturated cores."""
 
 
 def write_bundle(out: Path) -> Path:
@@ -41,15 +42,17 @@ def write_bundle(out: Path) -> Path:
 
 
 def main(runs: int) -> int:
-    """Measure ``runs`` times; 1 when the median of live_efficiency is under the limit."""
+    """Measure ``runs`` times; 1 when the median of live_efficiency or of live_ratio is under its limit."""
     with tempfile.TemporaryDirectory() as folder:
         bundle = write_bundle(Path(folder) / "edge")
         rows = [measure_live(bundle, threads=2) for _ in range(runs)]
     for row in rows:
         print(json.dumps(row))
-    median = statistics.median(row["live_efficiency"] for row in rows)
-    print(f"{machine()}\nlive_efficiency: median {median:.3f} of {runs} runs (at least {LIMIT})")
-    return int(median < LIMIT)
+    efficiency = statistics.median(row["live_efficiency"] for row in rows)
+    ratio = statistics.median(row["live_ratio"] / row["m_share"] for row in rows)
+    print(f"{machine()}\nlive_efficiency {efficiency:.3f}, live_ratio / m_share {ratio:.3f}: medians of {runs} runs")
+    print(f"at least {LIMIT} each")
+    return int(min(efficiency, ratio) < LIMIT)
 
 
 if __name__ == "__main__":
