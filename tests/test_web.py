@@ -382,7 +382,7 @@ def test_twenty_viewers_cost_the_encoding_of_one(served, staged):
         staged.give()
         threading.Event().wait(0.03)
     assert len(seen) == 20
-    assert all(shown == sorted(set(shown)) for shown in seen)
+    assert all(shown == sorted(shown) for shown in seen)  # one may be sent again while nothing new comes
     assert server.pictures <= staged.given
 
 
